@@ -1,0 +1,1 @@
+"""Stage one: a folder of clips becomes rows of a feature store."""

@@ -1,0 +1,42 @@
+# Python and make are all a fresh machine needs; see README.md.
+PYTHON ?= python3
+# A release of PyTorch that has CPU wheels in reach; any from 2.4 on will do.
+TORCH ?= torch==2.13.0
+EXTRAS ?= cpu,dev
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+# One thread a process: workers are one a core, and the nets are small.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: setup demo test test-gpu lint bench clean
+.DEFAULT_GOAL := setup
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet '$(TORCH)'
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'
+	touch $@
+
+demo: setup
+	$(BIN)/pipeline demo
+
+test: setup
+	$(BIN)/python -m pytest -m "not gpu" --cov --cov-report=term --cov-fail-under=85
+
+test-gpu: setup
+	$(BIN)/python -m pytest -m gpu
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup
+	$(BIN)/python benchmarks/extract.py
+
+clean:
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .coverage*

@@ -1,0 +1,188 @@
+"""The command line: `pipeline extract`, `fit`, `score` and what goes with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline import __version__, console
+from pipeline.commands import packs_app, store_app
+from pipeline.errors import run_reporting
+from stages.extract.sessions import Device
+
+app = typer.Typer(
+    name="pipeline",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    help="From a folder of short face videos to per-frame features, and from those to a score.",
+)
+app.add_typer(packs_app, name="packs")
+app.add_typer(store_app, name="store")
+
+DEFAULT_STORE = Path("features.store")
+DEFAULT_RUNS = Path("runs")
+
+Videos = Annotated[
+    list[Path], typer.Argument(help="Folders of videos and still images, or single files.")
+]
+DeviceOption = Annotated[
+    Device, typer.Option(help="Where the nets run; cuda is an error where CUDA is not live.")
+]
+Workers = Annotated[int | None, typer.Option(min=1, help="Worker processes. [default: one a core]")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        console.result(f"facepipe {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None: ...
+
+
+@app.command()
+def extract(
+    videos: Videos,
+    store: Annotated[Path, typer.Option(help="The feature store.")] = DEFAULT_STORE,
+    pack: Annotated[str, typer.Option(help="A pack's name, or its folder.")] = "lite",
+    device: DeviceOption = Device.AUTO,
+    workers: Workers = None,
+    every: Annotated[
+        int | None,
+        typer.Option(min=1, help="Detect on every so many-th frame. [default: the store's, or 5]"),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Extract clips again that are done.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option(help="Try clips again that failed or were unreadable.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option(help="Say what would be done, do nothing.")] = False,
+    json: Json = False,
+) -> None:
+    """Turn videos into per-frame features: detect, follow, align, embed, store.
+
+    Running it again does only what is new. Example: pipeline extract videos/
+    """
+    from stages.extract.run import ExtractOptions
+    from stages.extract.run import extract as run
+    from stages.extract.run import plan as make_plan
+
+    options = ExtractOptions(videos, store, pack, device, workers, every, overwrite, retry_failed)
+    if dry_run:
+        plan = make_plan(options)
+        lists = {"extract": plan.todo, "done": plan.done, "changed": plan.changed}
+        if json:
+            console.emit({name: [s.clip for s in sources] for name, sources in lists.items()})
+            return
+        for source in plan.todo:
+            console.result(f"would extract {source.clip}")
+        console.result(", ".join(f"{len(s)} {name}" for name, s in lists.items()))
+        return
+    with console.clip_progress() as progress:
+        summary = run(options, console.note, progress.started, progress.finished)
+    if json:
+        console.emit(summary.to_dict())
+    else:
+        console.extraction(summary)
+    if summary.plan.changed:
+        raise typer.Exit(2)
+
+
+@app.command()
+def fit(
+    model: Annotated[str, typer.Option(help="The model to train.")] = "2stcn",
+    store: Annotated[Path, typer.Option(help="The feature store.")] = DEFAULT_STORE,
+    labels: Annotated[
+        Path, typer.Option(help="CSV with the columns clip, score [, person, subset, ...].")
+    ] = Path("labels.csv"),
+    run: Annotated[
+        Path | None, typer.Option(help="Folder for the result. [default: runs/MODEL-DATE-TIME]")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting, as key=value; may be given several times."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Train a temporal model on a store and measure it on people it has not seen.
+
+    Example: pipeline fit --model 2stcn --set train.alpha=0.5 --set model.temporal_fusion=last
+    """
+    from pipeline.fitting import fit_model, show_fit
+
+    fitted = fit_model(model, store, labels, run, settings or [], DEFAULT_RUNS)
+    if json:
+        console.emit(fitted.to_dict())
+    else:
+        show_fit(fitted)
+
+
+@app.command()
+def score(
+    videos: Videos,
+    run: Annotated[
+        Path | None, typer.Option(help="The fitted model. [default: the newest below runs/]")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The table of scores.")] = Path("scores.csv"),
+    store: Annotated[
+        Path | None, typer.Option(help="Keep the features in this store. [default: thrown away]")
+    ] = None,
+    device: DeviceOption = Device.AUTO,
+    workers: Workers = None,
+    json: Json = False,
+) -> None:
+    """Score new videos with a fitted model: one row for every file, also those without a score.
+
+    Example: pipeline score new_videos/
+    """
+    from stages import score as scoring
+    from stages.extract.run import ExtractOptions
+    from stages.fit.run import newest_run
+
+    chosen = run or newest_run(DEFAULT_RUNS)
+    options = ExtractOptions(videos, store or DEFAULT_STORE, device=device, workers=workers)
+    with console.clip_progress() as progress:
+        scored = scoring.score(
+            options, chosen, out, store is not None, console.note, progress.started,
+            progress.finished,
+        )  # fmt: skip
+    n = scoring.scored(scored.table)
+    if json:
+        console.emit({"scores": str(out), "run": str(chosen), "clips": len(scored.table),
+                      "scored": n, "extraction": scored.summary.to_dict()})  # fmt: skip
+        return
+    for line in scoring.without_score(scored.table):
+        console.warn(f"no score for {line}")
+    console.result(f"{n} of {len(scored.table)} clips scored with {chosen}: {out}")
+
+
+@app.command()
+def demo(
+    seed: Annotated[int, typer.Option(min=0, help="Of the rendered clips and of the fit.")] = 0,
+    folder: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("demo"),
+    json: Json = False,
+) -> None:
+    """Run the whole path on real faces, with a label planted in their motion.
+
+    Example: pipeline demo --seed 1
+    """
+    from pipeline.demo.run import run_demo, show_demo
+
+    told = run_demo(folder, seed)
+    if json:
+        console.emit(told)
+    else:
+        show_demo(told)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    run_reporting(app)

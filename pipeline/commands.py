@@ -1,0 +1,150 @@
+"""`pipeline packs ...` and `pipeline store ...`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline import console
+
+packs_app = typer.Typer(
+    no_args_is_help=True, help="Model packs: what the clips are looked at with."
+)
+store_app = typer.Typer(no_args_is_help=True, help="Feature stores: look into them, check them.")
+
+Name = Annotated[str, typer.Argument(help="A pack's name, or its folder.")]
+Store = Annotated[Path, typer.Argument(help="A feature store.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+
+
+@packs_app.command("install")
+def install(name: Name) -> None:
+    """Fetch a pack and check it; a second call does nothing."""
+    from stages.extract import packs
+
+    console.result(str(packs.install(name, console.note)))
+
+
+@packs_app.command("list")
+def list_packs(json: Json = False) -> None:
+    """List the packs known by name, with licence, and whether they are installed."""
+    from stages.extract import packs
+
+    known = packs.known()
+    if json:
+        console.emit({p.name: {"installed": p.installed, "licence": p.licence} for p in known})
+        return
+    rows: list[list[object]] = [[p.name, "yes" if p.installed else "no", p.licence] for p in known]
+    console.table("packs", ["pack", "installed", "licence"], rows)
+
+
+@packs_app.command("path")
+def path(name: Name) -> None:
+    """Print the folder of an installed pack; insightface's FaceAnalysis loads it by that path."""
+    from stages.extract import packs
+
+    console.out.print(str(packs.path(name)), soft_wrap=True, markup=False)
+
+
+@packs_app.command("verify")
+def verify_pack(name: Name) -> None:
+    """Check every file of a pack against its checksums."""
+    from stages.extract import packs
+
+    problems = packs.verify(name)
+    for problem in problems:
+        console.error(problem)
+    if problems:
+        raise typer.Exit(1)
+    console.result(f"{name}: every file is as it should be")
+
+
+@store_app.command("info")
+def info(store: Store, json: Json = False) -> None:
+    """Say what a store holds and what it was made with."""
+    import store as stores
+    from store.schema import FORMAT_VERSION, array_specs
+
+    opened = stores.open(store)
+    statuses: dict[str, int] = {}
+    valid = tracks = 0
+    for record in opened.records():
+        tracks += 1
+        if record.track == 0:
+            statuses[record.status] = statuses.get(record.status, 0) + 1
+        valid += record.valid_frames
+    arrays = {
+        spec.name: {"shape": [opened.n_rows, *spec.tail], "dtype": spec.dtype}
+        for spec in array_specs(opened.feature_dtype)
+    }
+    told = {
+        "store": str(store),
+        "format": FORMAT_VERSION,
+        "clips": dict(sorted(statuses.items())),
+        "tracks": tracks,
+        "frames": opened.n_rows,
+        "valid_frames": valid,
+        "bytes": sum(f.stat().st_size for f in store.rglob("*") if f.is_file()),
+        "arrays": arrays,
+        "provenance": opened.provenance,
+    }
+    if json:
+        console.emit(told)
+        return
+    pack, recipe = (opened.provenance.get(key, {}) for key in ("pack", "recipe"))
+    console.table("clips", ["status", "clips"], [[k, v] for k, v in sorted(statuses.items())])
+    console.table(
+        "arrays",
+        ["name", "shape", "dtype"],
+        [[n, a["shape"], a["dtype"]] for n, a in arrays.items()],
+    )
+    console.result(
+        f"{told['frames']} frames, {valid} with a face; {int(told['bytes']) / 1e6:.1f} MB; "
+        f"format {FORMAT_VERSION}"
+    )
+    console.result(
+        f"pack {pack.get('name')} ({str(pack.get('fingerprint'))[:12]}), recipe {recipe}"
+    )
+
+
+@store_app.command("verify")
+def verify_store(store: Store, json: Json = False) -> None:
+    """Check every invariant of a store and the hash of every clip's rows."""
+    import store as stores
+
+    report = stores.verify(store)
+    if json:
+        console.emit(
+            {
+                "ok": report.ok,
+                "clips": report.clips,
+                "rows": report.rows,
+                "by_status": {str(k): v for k, v in report.by_status.items()},
+                "problems": report.problems,
+                "notes": report.notes,
+            }
+        )
+    else:
+        for line in report.notes:
+            console.note(line)
+        for line in report.problems:
+            console.error(line)
+        counts = ", ".join(f"{n} {status}" for status, n in sorted(report.by_status.items()))
+        word = "whole" if report.ok else f"DAMAGED, {len(report.problems)} problems"
+        console.result(f"{store}: {word}; {report.clips} clips ({counts}), {report.rows} frames")
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@store_app.command("digest")
+def digest(store: Store) -> None:
+    """Print a line a clip: its id and the sha256 over its rows of every array.
+
+    Independent of the order in which clips were written; equal for equal features.
+    """
+    import store as stores
+
+    for clip, sha256 in stores.digest(store):
+        console.out.print(f"{clip} {sha256}", soft_wrap=True, markup=False)

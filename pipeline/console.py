@@ -1,0 +1,165 @@
+"""The one place that prints: results to stdout, everything else to stderr.
+
+With ``--json`` stdout gets exactly one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from stages.extract.run import Summary
+from store.schema import ClipRecord
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def note(line: str) -> None:
+    """Say something by the way."""
+    err.print(f"[dim]{escape(line)}[/dim]", soft_wrap=True)
+
+
+def warn(line: str) -> None:
+    """Say something that the user should not miss."""
+    err.print(f"[yellow]warning:[/yellow] {escape(line)}", soft_wrap=True)
+
+
+def error(line: str, hint: str = "") -> None:
+    """Say why it does not go on, and what to do."""
+    err.print(f"[bold red]error:[/bold red] {escape(line)}", soft_wrap=True)
+    if hint:
+        err.print(f"  [dim]->[/dim] {escape(hint)}", soft_wrap=True)
+
+
+def result(line: str) -> None:
+    """Print a line of the result; rich markup is allowed."""
+    out.print(line, soft_wrap=True)
+
+
+def emit(value: dict[str, Any]) -> None:
+    """Print the one JSON object of a run with ``--json``."""
+    sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
+    sys.stdout.flush()
+
+
+def table(title: str, columns: list[str], rows: list[list[object]]) -> None:
+    """Print a table; numbers to the right."""
+    grid = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for i, column in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[i], int | float) for row in rows)
+        grid.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        grid.add_row(*(escape(str(cell)) for cell in row))
+    out.print(grid)
+
+
+class ClipProgress:
+    """A live bar over clips with frames per second and time to go."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task: Any = None
+
+    def started(self, summary: Summary) -> None:
+        """Show what is ahead."""
+        plan = summary.plan
+        note(
+            f"{len(plan.todo)} clips to extract, {len(plan.done)} done already; "
+            f"{summary.provider} ({summary.device_reason}), {summary.workers} workers"
+        )
+        for source in plan.changed:
+            warn(
+                f"{source.clip}: the store holds this clip from another file; left as it is "
+                "(--overwrite replaces it)"
+            )
+        self._task = self._progress.add_task("extracting", total=len(plan.todo), rate="")
+
+    def finished(self, record: ClipRecord, summary: Summary) -> None:
+        """Count one clip; speak up about those that are not whole."""
+        started = self._progress.tasks[self._task].start_time or 0.0
+        seconds = max(self._progress.get_time() - started, 1e-6)
+        rate = f"{summary.frames / seconds:.0f} frames/s"
+        self._progress.update(self._task, advance=1, rate=rate)
+        if not record.status.has_rows:
+            warn(f"{record.clip}: {record.status}: {record.message}")
+
+
+@contextmanager
+def clip_progress(quiet: bool = False) -> Iterator[ClipProgress]:
+    """Show a bar on stderr while clips are extracted."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TextColumn("eta"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, disable=quiet, transient=True) as progress:
+        yield ClipProgress(progress)
+
+
+@contextmanager
+def epoch_progress(total: int) -> Iterator[Any]:
+    """Show a bar on stderr while a model is trained; yields the callback for epochs."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[state]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=True) as progress:
+        task = progress.add_task("training", total=total, state="")
+
+        def epoch(row: dict[str, float]) -> None:
+            state = f"val SRC {row['val_src']:.3f}" if "val_src" in row else ""
+            progress.update(task, advance=1, state=state)
+
+        yield epoch
+
+
+def extraction(summary: Summary) -> None:
+    """Print what an extraction did."""
+    if not summary.statuses:
+        result(f"nothing to do: {len(summary.plan.done)} clips are in {summary.store} already")
+        return
+    rows: list[list[object]] = [[status, n] for status, n in sorted(summary.statuses.items())]
+    if summary.plan.done:
+        rows.append(["done before", len(summary.plan.done)])
+    if summary.plan.changed:
+        rows.append(["changed, left alone", len(summary.plan.changed)])
+    table("clips", ["status", "clips"], rows)
+    share = summary.valid_frames / summary.frames if summary.frames else 0.0
+    result(
+        f"{summary.frames} frames, {summary.valid_frames} with a face ({share:.1%}), "
+        f"{summary.frames / max(summary.seconds, 1e-9):.1f} frames/s on {summary.provider} "
+        f"with {summary.workers} workers"
+    )
+    if summary.problems:
+        table(
+            "most frequent problems",
+            ["clips", "problem", "for example"],
+            [[n, kind, summary.examples[kind]] for kind, n in summary.problems.most_common(5)],
+        )
+    result(f"store: {summary.store}")

@@ -1,0 +1,1 @@
+"""The demonstration: real faces, planted motion, and an honest comparison of two models."""

@@ -1,0 +1,43 @@
+"""From an exception to one clear line and the right exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+from pipeline import console
+from store.errors import FacepipeError
+
+TRACEBACK_VARIABLE = "FACEPIPE_TRACEBACK"
+
+
+def run_reporting(app: Callable[[], object]) -> None:
+    """Run the command line; leave with 2 for the user's mistake, 1 for ours, without a traceback.
+
+    SIGTERM ends it as Ctrl-C does: what is finished is flushed, locks are given back.
+    """
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app()
+    except FacepipeError as error:
+        console.error(str(error), error.hint)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        console.error("interrupted; what was finished is kept, the same command goes on from there")
+        sys.exit(130)
+    except Exception as error:
+        if os.environ.get(TRACEBACK_VARIABLE):
+            raise
+        first = (str(error).splitlines() or [""])[0]
+        console.error(
+            f"{type(error).__name__}: {first}",
+            f"this is a fault of facepipe: set {TRACEBACK_VARIABLE}=1 and report what it prints",
+        )
+        sys.exit(1)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)

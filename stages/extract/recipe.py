@@ -1,0 +1,30 @@
+"""The settings that decide what ends up in a store; two stores of one recipe are comparable."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How clips are turned into rows.
+
+    Attributes
+    ----------
+    every : int
+        The detector runs on every so many-th frame (and on cuts, first and last frame, and
+        wherever neighbouring key frames disagree); boxes between are interpolated.
+    detector_sizes : tuple of int
+        Longest sides in pixels at which the detector looks.
+    detector_threshold : float
+        Least score of a face; a face is only followed if it reaches `tracks.SURE_SCORE` once.
+    """
+
+    every: int = 5
+    detector_sizes: tuple[int, ...] = (640,)
+    detector_threshold: float = 0.5
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON types, as stores keep it."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}

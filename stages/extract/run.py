@@ -1,0 +1,251 @@
+"""Stage one as a whole: plan what is new, extract it in workers, write it as the only writer."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import store
+from stages.extract import packs
+from stages.extract.inputs import Source, find_clips
+from stages.extract.recipe import Recipe
+from stages.extract.sessions import Device, resolve_device
+from stages.extract.workers import WorkerSetup, run_clips
+from store.errors import StoreNotFoundError
+from store.schema import ClipRecord, Status
+
+TIME_LIMIT_S = 3600.0
+
+_VERSIONS = ("facepipe", "insightface", "onnx", "onnxruntime", "onnxruntime-gpu", "opencv-python",
+             "numpy", "zarr")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ExtractOptions:
+    """What `extract` is asked to do; the command line's options by the same names.
+
+    ``every`` None: what the store was made with, or 5 for a new one. ``workers`` None: one a core
+    on a CPU, one on a GPU.
+    """
+
+    videos: Sequence[Path]
+    store: Path = Path("features.store")
+    pack: str = "lite"
+    device: Device = Device.AUTO
+    workers: int | None = None
+    every: int | None = None
+    overwrite: bool = False
+    retry_failed: bool = False
+    time_limit_s: float = TIME_LIMIT_S
+
+
+@dataclass
+class Plan:
+    """Which clips a run would extract.
+
+    ``done``: in the store already. ``changed``: in the store, whole, but from a file of other
+    content; left alone unless the user says overwrite.
+    """
+
+    todo: list[Source] = field(default_factory=list)
+    done: list[Source] = field(default_factory=list)
+    changed: list[Source] = field(default_factory=list)
+
+
+@dataclass
+class Summary:
+    """What a run did.
+
+    ``statuses``: clips of this run by status; ``problems``: their messages, numbers left out, with
+    counts, and in ``examples`` a clip for each; ``seconds``: wall-clock from the first clip sent to
+    the last one stored.
+    """
+
+    store: Path
+    plan: Plan
+    provider: str = ""
+    device_reason: str = ""
+    workers: int = 0
+    statuses: Counter[str] = field(default_factory=Counter)
+    problems: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+    frames: int = 0
+    valid_frames: int = 0
+    seconds: float = 0.0
+
+    def add(self, record: ClipRecord) -> None:
+        """Count one clip."""
+        self.statuses[record.status] += 1
+        self.frames += record.frames
+        self.valid_frames += record.valid_frames
+        if record.message:
+            kind = re.sub(r"\d+(\.\d+)?", "N", f"{record.status}: {record.message}")
+            self.problems[kind] += 1
+            self.examples.setdefault(kind, record.clip)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON types."""
+        return {
+            "store": str(self.store),
+            "clips": dict(sorted(self.statuses.items())),
+            "skipped": len(self.plan.done),
+            "changed": [source.clip for source in self.plan.changed],
+            "frames": self.frames,
+            "valid_frames": self.valid_frames,
+            "seconds": round(self.seconds, 3),
+            "frames_per_s": round(self.frames / self.seconds, 2) if self.seconds else None,
+            "provider": self.provider,
+            "workers": self.workers,
+            "problems": [
+                {"message": kind, "clips": n, "example": self.examples[kind]}
+                for kind, n in self.problems.most_common()
+            ],
+        }
+
+
+def plan(options: ExtractOptions) -> Plan:
+    """Find the clips and compare them with the store, without writing anything.
+
+    Raises
+    ------
+    InputError, StoreError
+    """
+    sources = find_clips(options.videos)
+    try:
+        records = store.open(options.store).records()
+    except StoreNotFoundError:
+        records = iter(())
+    return _plan(sources, records, options)
+
+
+def _plan(
+    sources: Sequence[Source], records: Iterable[ClipRecord], options: ExtractOptions
+) -> Plan:
+    known = {record.clip: record for record in records if record.track == 0}
+    result = Plan()
+    for source in sources:
+        record = known.get(source.clip)
+        retry = options.retry_failed and record is not None and not record.status.has_rows
+        if record is None or options.overwrite or retry:
+            result.todo.append(source)
+        elif _same_file(source.path, record):
+            result.done.append(source)
+        elif record.status is Status.OK:  # never replace good rows unasked
+            result.changed.append(source)
+        else:  # a download that has gone on since, most likely
+            result.todo.append(source)
+    return result
+
+
+def _same_file(path: Path, record: ClipRecord) -> bool:
+    stat = path.stat()
+    if (stat.st_size, stat.st_mtime_ns) == (record.size_bytes, record.mtime_ns):
+        return True
+    if stat.st_size != record.size_bytes:
+        return False
+    with path.open("rb") as file:  # copied or touched: the bytes decide
+        return hashlib.file_digest(file, "sha256").hexdigest() == record.content_sha256
+
+
+def extract(
+    options: ExtractOptions,
+    echo: Callable[[str], None] = lambda line: None,
+    started: Callable[[Summary], None] = lambda summary: None,
+    finished: Callable[[ClipRecord, Summary], None] = lambda record, summary: None,
+) -> Summary:
+    """Extract the clips of some folders into a store; do only what is new.
+
+    Parameters
+    ----------
+    options : ExtractOptions
+    echo : callable
+        Told what a person wants to know while it happens: installing a pack, its licence.
+    started : callable
+        Called once with the plan known, before the first clip.
+    finished : callable
+        Called after each clip is safely in the store's journal.
+
+    Returns
+    -------
+    Summary
+
+    Raises
+    ------
+    InputError, PackError, DeviceError, StoreError
+        Before anything is written. StoreWriteError at any time; what was finished is kept.
+    """
+    sources = find_clips(options.videos)
+    pack = open_pack(options.pack, echo)
+    device, reason = resolve_device(options.device, pack.landmark)
+    recipe = Recipe(
+        every=options.every or _every_of(options.store) or Recipe.every,
+        detector_sizes=tuple(pack.detection.sizes),
+        detector_threshold=pack.detection.threshold,
+    )
+    workers = options.workers or (available_cores() if device is Device.CPU else 1)
+    provider = "CUDAExecutionProvider" if device is Device.CUDA else "CPUExecutionProvider"
+    with store.Writer(options.store, provenance(pack, recipe, provider)) as writer:
+        todo = _plan(sources, writer.records(), options)
+        summary = Summary(options.store, todo, provider, reason, min(workers, len(todo.todo)))
+        started(summary)
+        if todo.todo:
+            setup = WorkerSetup(str(pack.folder), device, recipe)
+            begin = time.perf_counter()
+            results = run_clips(todo.todo, setup, summary.workers, options.time_limit_s)
+            for record, rows in results:
+                writer.append(record, rows, replace=True)
+                summary.add(record)
+                finished(record, summary)
+            writer.flush()
+            summary.seconds = time.perf_counter() - begin
+    return summary
+
+
+def open_pack(name: str, echo: Callable[[str], None]) -> packs.Pack:
+    """Open a pack, installing it first if it is known by name and not there yet."""
+    if any(info.name == name and not info.installed for info in packs.known()):
+        packs.install(name, echo)
+    return packs.resolve(name)
+
+
+def available_cores() -> int:
+    """Count the cores that this process may use, not those that the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def provenance(pack: packs.Pack, recipe: Recipe, provider: str) -> dict[str, Any]:
+    """Say what features of this run depend on, as a store keeps it."""
+    versions = {}
+    for name in _VERSIONS:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "pack": {
+            "name": pack.name,
+            "fingerprint": pack.fingerprint,
+            "files": pack.files,
+            "licence": pack.licence,
+        },
+        "recipe": recipe.to_dict(),
+        "providers": [provider],
+        "versions": versions,
+    }
+
+
+def _every_of(path: Path) -> int | None:
+    """Return the key-frame distance that a store was made with, None if there is no store."""
+    try:
+        saved = store.open(path).provenance.get("recipe", {}).get("every")
+    except StoreNotFoundError:
+        return None
+    return int(saved) if saved else None

@@ -1,0 +1,260 @@
+"""Which face is which through a clip: key frames, tracklets between them, tracks across gaps.
+
+`follow` runs the detector on every k-th frame, on the first and the last, and on both sides of a
+cut; where the faces of two neighbouring key frames do not match it looks in the middle, and again,
+until they match or the frames are adjacent. Between matched key frames boxes are interpolated. What
+it yields are tracklets: a face followed without a break. `join` puts tracklets of one person
+together, by motion over short gaps and by embedding over long ones and cuts.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import linear_sum_assignment
+
+from stages.extract.detector import F32, Faces
+from stages.extract.video import Frame, Image
+
+SURE_SCORE = 0.7  # a tracklet needs one face as sure as this; weaker ones only carry it on
+SMOOTH_IOU = 0.5  # boxes of neighbouring key frames that overlap so much may be interpolated
+LEAST_IOU = 0.2  # on adjacent frames this overlap still is the same face
+CUT_CHANGE = 28.0  # mean change of a thumbnail's grey levels (0-255) from one frame to the next
+JOIN_SECONDS = 1.0  # over gaps up to this long, motion alone may join
+JOIN_COSINE = 0.35  # same person 0.61 +- 0.12, other people 0.01 +- 0.09 (reference-lite-pack.md)
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """One face in one frame: its tracklet, ``box`` (4,), ``score`` and ``points`` (5, 2)."""
+
+    tracklet: int
+    box: F32
+    score: float
+    points: F32
+
+
+@dataclass
+class Seen:
+    """A frame with the faces in it: ``index`` from 0, ``timestamp`` s, ``image``, ``sightings``."""
+
+    index: int
+    timestamp: float
+    image: Image
+    sightings: list[Sighting] = field(default_factory=list)
+    cut: bool = False
+
+
+@dataclass
+class Tracklet:
+    """Where one tracklet begins and ends, for `join`.
+
+    ``first``, ``last``: frame indices; ``start_s``, ``end_s``: their times; ``first_box``,
+    ``last_box`` (4,); ``area``: sum of box areas over its frames; ``best``: highest score;
+    ``after_cut``, ``before_cut``: whether a cut lies right before or after it.
+    """
+
+    first: int
+    start_s: float
+    first_box: F32
+    after_cut: bool
+    last: int = 0
+    end_s: float = 0.0
+    last_box: F32 = field(default_factory=lambda: np.zeros(4, np.float32))
+    area: float = 0.0
+    best: float = 0.0
+    before_cut: bool = False
+
+    def add(self, seen: Seen, sighting: Sighting) -> None:
+        """Extend it by one frame."""
+        self.last, self.end_s, self.last_box = seen.index, seen.timestamp, sighting.box
+        self.area += float(np.prod(sighting.box[2:] - sighting.box[:2]))
+        self.best = max(self.best, sighting.score)
+
+
+def follow(
+    frames: Iterable[Frame], detect: Callable[[Image], Faces], every: int
+) -> Iterator[list[Seen]]:
+    """Yield runs of neighbouring frames, in order, each frame with its sightings.
+
+    Parameters
+    ----------
+    frames : iterable of Frame
+    detect : callable
+        Picture -> `Faces`.
+    every : int
+        Distance of regular key frames, 1 or more. At most so many frames are held at a time.
+    """
+    number = itertools.count()
+    previous: _Key | None = None  # the last key frame, yielded already
+    gap: list[Seen] = []
+    thumbnail: F32 | None = None
+    for index, frame in enumerate(frames):
+        seen = Seen(index, frame.timestamp, frame.image)
+        before, thumbnail = thumbnail, _thumbnail(frame.image)
+        seen.cut = before is not None and float(np.abs(thumbnail - before).mean()) > CUT_CHANGE
+        if seen.cut and gap:  # the frame before a cut is a key frame as well
+            previous = _close(previous, gap, detect, number)
+            yield gap
+            gap = []
+        gap.append(seen)
+        if previous is None or seen.cut or len(gap) == every:
+            previous = _close(previous, gap, detect, number)
+            yield gap
+            gap = []
+    if gap:
+        _close(previous, gap, detect, number)
+        yield gap
+
+
+@dataclass
+class _Key:
+    """A frame on which the detector ran; ``names``: tracklet of each of its faces."""
+
+    seen: Seen
+    faces: Faces
+    names: dict[int, int] = field(default_factory=dict)
+
+    def name(self, i: int, tracklet: int) -> Sighting:
+        """Say that its i-th face belongs to a tracklet."""
+        self.names[i] = tracklet
+        faces = self.faces
+        sighting = Sighting(tracklet, faces.box[i], float(faces.score[i]), faces.points[i])
+        self.seen.sightings.append(sighting)
+        return sighting
+
+
+def _close(
+    previous: _Key | None, gap: list[Seen], detect: Callable[[Image], Faces], number: Iterator[int]
+) -> _Key:
+    """Detect on the last frame of a gap and fill the frames before it."""
+    key = _Key(gap[-1], detect(gap[-1].image))
+    _resolve(previous, gap[:-1], key, detect, number)
+    return key
+
+
+def _resolve(
+    a: _Key | None,
+    between: list[Seen],
+    b: _Key,
+    detect: Callable[[Image], Faces],
+    number: Iterator[int],
+) -> None:
+    """Name the faces of key frame b after those of a, and fill the frames between."""
+    pairs: list[tuple[int, int]] = []
+    if a is not None and not b.seen.cut:
+        pairs = _match(a.faces, b.faces, SMOOTH_IOU if between else LEAST_IOU)
+    if a is not None and between and not _settled(a.faces, b.faces, pairs):
+        middle = len(between) // 2
+        key = _Key(between[middle], detect(between[middle].image))
+        _resolve(a, between[:middle], key, detect, number)
+        _resolve(key, between[middle + 1 :], b, detect, number)
+        return
+    for i, j in pairs:
+        assert a is not None
+        end = b.name(j, a.names[i])
+        box, points, score = a.faces.box[i], a.faces.points[i], float(a.faces.score[i])
+        for seen in between:
+            t = np.float32((seen.index - a.seen.index) / (b.seen.index - a.seen.index))
+            seen.sightings.append(
+                Sighting(
+                    end.tracklet,
+                    box + t * (end.box - box),
+                    score + float(t) * (end.score - score),
+                    points + t * (end.points - points),
+                )
+            )
+    for j in range(len(b.faces)):
+        if j not in b.names:
+            b.name(j, next(number))
+
+
+def _settled(a: Faces, b: Faces, pairs: Sequence[tuple[int, int]]) -> bool:
+    """Whether every face that counts is paired; weak ones may come and go."""
+    lost = set(np.flatnonzero(a.score >= SURE_SCORE)) - {i for i, _ in pairs}
+    new = set(np.flatnonzero(b.score >= SURE_SCORE)) - {j for _, j in pairs}
+    return not lost and not new
+
+
+def _match(a: Faces, b: Faces, least: float) -> list[tuple[int, int]]:
+    """Pair faces of two frames so that the summed overlap is largest."""
+    if not len(a) or not len(b):
+        return []
+    overlap = iou(a.box, b.box)
+    return [
+        (int(i), int(j))
+        for i, j in zip(*linear_sum_assignment(overlap, maximize=True), strict=True)
+        if overlap[i, j] >= least
+    ]
+
+
+def iou(a: F32, b: F32) -> npt.NDArray[np.float64]:
+    """Intersection over union of boxes (n, 4) and (m, 4) -> (n, m)."""
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    inter = np.prod(np.clip(high - low, 0, None), axis=2, dtype=np.float64)
+    area_a, area_b = (np.prod(x[:, 2:] - x[:, :2], axis=1, dtype=np.float64) for x in (a, b))
+    return np.asarray(inter / np.maximum(area_a[:, None] + area_b - inter, 1e-9))
+
+
+def _thumbnail(image: Image) -> F32:
+    """Grey levels of every (h/24)-th row and (w/24)-th column."""
+    h, w = image.shape[:2]
+    grid = image[:: max(1, h // 24), :: max(1, w // 24)]
+    return np.asarray(grid.mean(axis=2, dtype=np.float32))
+
+
+def join(
+    tracklets: dict[int, Tracklet], embed: Callable[[int], npt.NDArray[np.floating]]
+) -> list[list[int]]:
+    """Group tracklets into tracks, the one with the largest summed box area first.
+
+    Parameters
+    ----------
+    tracklets : dict of int to Tracklet
+    embed : callable
+        Tracklet number -> its mean embedding (512,). Called only where a clip has several.
+
+    Returns
+    -------
+    list of list of int
+        Tracklet numbers of each track, in time order. Tracklets without one sure face are left out.
+    """
+    sure = {n: t for n, t in tracklets.items() if t.best >= SURE_SCORE}
+    group = {n: [n] for n in sure}
+    by_start = sorted(sure, key=lambda n: sure[n].first)
+    unit: dict[int, npt.NDArray[np.floating]] = {}
+    links: list[tuple[float, int, int]] = []
+    for a in by_start:
+        for b in by_start:
+            if sure[a].last >= sure[b].first:
+                continue  # both in one frame: two people
+            if _moved_on(sure[a], sure[b]):
+                links.append((2.0, a, b))
+                continue
+            for n in (a, b):
+                if n not in unit:
+                    vector = np.asarray(embed(n), np.float64)
+                    unit[n] = vector / max(float(np.linalg.norm(vector)), 1e-9)
+            if (cosine := float(unit[a] @ unit[b])) >= JOIN_COSINE:
+                links.append((cosine, a, b))
+    for _, a, b in sorted(links, key=lambda link: (-link[0], link[1], link[2])):
+        if group[a] is group[b]:
+            continue
+        both = sorted(group[a] + group[b], key=lambda n: sure[n].first)
+        if all(sure[x].last < sure[y].first for x, y in itertools.pairwise(both)):
+            for n in both:
+                group[n] = both
+    tracks = list({id(g): g for g in group.values()}.values())
+    return sorted(tracks, key=lambda g: (-sum(sure[n].area for n in g), g[0]))
+
+
+def _moved_on(a: Tracklet, b: Tracklet) -> bool:
+    """Whether b starts where a ended, shortly after it, with no cut between."""
+    if a.before_cut or b.after_cut or b.start_s - a.end_s > JOIN_SECONDS:
+        return False
+    return float(iou(a.last_box[None], b.first_box[None])[0, 0]) >= LEAST_IOU

