@@ -10,7 +10,7 @@ import typer
 from pipeline import __version__, console
 from pipeline.commands import packs_app, store_app
 from pipeline.errors import run_reporting
-from stages.extract.sessions import Device
+from stages.extract.device import Device
 
 app = typer.Typer(
     name="pipeline",

@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -24,8 +24,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from stages.extract.run import Summary
-from store.schema import ClipRecord
+if TYPE_CHECKING:  # the console itself must come up at once
+    from stages.extract.run import Summary
+    from store.schema import ClipRecord
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)

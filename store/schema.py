@@ -20,10 +20,10 @@ FEATURE_DTYPES = ("float16", "float32")
 class Status(StrEnum):
     """How the extraction of one clip ended.
 
-    ``ok``: read to its end, a face in at least one frame. ``truncated``: frames were stored, but the
-    file ended or broke before the length that its header promises. ``no_face``: frames were decoded,
-    none holds a face. ``unreadable``: the file's fault, no frame could be decoded, no rows.
-    ``failed``: this program's or machine's fault (worker died, time limit), no rows.
+    ``ok``: read to its end, a face in at least one frame. ``truncated``: frames were stored, but
+    the file ended or broke before the length that its header promises. ``no_face``: frames were
+    decoded, none holds a face. ``unreadable``: the file's fault, no frame could be decoded, no
+    rows. ``failed``: this program's or machine's fault (worker died, time limit), no rows.
     """
 
     OK = "ok"
@@ -103,7 +103,7 @@ class ClipRows:
             if spec.masked
         }
         return cls(
-            **arrays,  # type: ignore[arg-type]
+            **arrays,
             timestamp=np.asarray(timestamp, np.float64),
             valid=np.zeros(n, np.bool_),
         )

@@ -172,9 +172,7 @@ def _look(run: list[Seen], sequences: dict[int, _Sequence], nets: Nets) -> int:
     )
     added = 0
     for (seen, sighting), landmark in zip(jobs, landmarks, strict=True):
-        try:
-            crop = align(seen.image, landmark)
-        except ValueError:  # all points in one place: the net saw no face here
+        if not _face_like(landmark, sighting.box, seen.image):
             continue
         if sighting.tracklet not in sequences:
             sequences[sighting.tracklet] = _Sequence(
@@ -186,9 +184,16 @@ def _look(run: list[Seen], sequences: dict[int, _Sequence], nets: Nets) -> int:
         sequence.boxes.append(sighting.box)
         sequence.scores.append(sighting.score)
         sequence.landmarks.append(landmark)
-        sequence.crops.append(crop)
+        sequence.crops.append(align(seen.image, landmark))
         added += 1
     return added
+
+
+def _face_like(landmark: F32, box: F32, image: Image) -> bool:
+    """Whether the net saw a face: points that spread out, within a frame's size of the frame."""
+    size = np.array(image.shape[1::-1], np.float32)
+    inside = ((landmark > -size) & (landmark < 2 * size)).all()  # False for NaN as well
+    return bool(inside and np.ptp(landmark, axis=0).min() > 1 and (box[2:] > box[:2]).all())
 
 
 def _sha256(path: Path) -> str:

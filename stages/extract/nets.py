@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import onnx
 
 from stages.extract.detector import Detector
+from stages.extract.device import Device
 from stages.extract.faces import LandmarkNet, RecognitionNet
 from stages.extract.graphs import with_appearance
 from stages.extract.packs import Pack
 from stages.extract.recipe import Recipe
-from stages.extract.sessions import Device, open_session
+from stages.extract.sessions import open_session
 
 
 @dataclass(frozen=True)

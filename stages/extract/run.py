@@ -9,18 +9,19 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import store
 from stages.extract import packs
+from stages.extract.device import Device
 from stages.extract.inputs import Source, find_clips
 from stages.extract.recipe import Recipe
-from stages.extract.sessions import Device, resolve_device
+from stages.extract.sessions import resolve_device
 from stages.extract.workers import WorkerSetup, run_clips
 from store.errors import StoreNotFoundError
-from store.schema import ClipRecord, Status
+from store.schema import ClipRecord, ClipRows, Status
 
 TIME_LIMIT_S = 3600.0
 
@@ -194,6 +195,7 @@ def extract(
     provider = "CUDAExecutionProvider" if device is Device.CUDA else "CPUExecutionProvider"
     with store.Writer(options.store, provenance(pack, recipe, provider)) as writer:
         todo = _plan(sources, writer.records(), options)
+        held = {record.clip for record in writer.records() if record.status.has_rows}
         summary = Summary(options.store, todo, provider, reason, min(workers, len(todo.todo)))
         started(summary)
         if todo.todo:
@@ -201,12 +203,35 @@ def extract(
             begin = time.perf_counter()
             results = run_clips(todo.todo, setup, summary.workers, options.time_limit_s)
             for record, rows in results:
-                writer.append(record, rows, replace=True)
+                record = _keep(writer, record, rows, held)
                 summary.add(record)
                 finished(record, summary)
             writer.flush()
             summary.seconds = time.perf_counter() - begin
     return summary
+
+
+def _keep(
+    writer: store.Writer, record: ClipRecord, rows: ClipRows | None, held: set[str]
+) -> ClipRecord:
+    """Write what came of a clip; return the record of it, which says so if it was refused."""
+    if rows is not None:
+        try:
+            writer.append(record, rows, replace=True)
+            return record
+        except store.StoreError as error:  # rows that break the format: no reader should see them
+            record = ClipRecord(
+                record.clip,
+                Status.FAILED,
+                message=str(error),
+                content_sha256=record.content_sha256,
+                size_bytes=record.size_bytes,
+                mtime_ns=record.mtime_ns,
+            )
+    if record.clip in held:  # good rows are not given up for a failure
+        return replace(record, message=f"{record.message}; the rows from before were kept")
+    writer.append(record, None, replace=True)
+    return record
 
 
 def open_pack(name: str, echo: Callable[[str], None]) -> packs.Pack:

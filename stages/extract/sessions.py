@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import onnxruntime
 
-from store.errors import FacepipeError
+from stages.extract.device import Device, DeviceError
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-
-
-class Device(StrEnum):
-    """Where the nets run. ``auto`` takes CUDA where a session on it is live, else the CPU."""
-
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
-
-
-class DeviceError(FacepipeError, RuntimeError):
-    """The device that was asked for is not there."""
 
 
 def open_session(model: Path | bytes, device: Device, threads: int = 1) -> Any:

@@ -18,12 +18,9 @@ from typing import Any
 
 import pebble
 
-from stages.extract import packs
-from stages.extract.engine import extract_clip
+from stages.extract.device import Device
 from stages.extract.inputs import Source
-from stages.extract.nets import Nets, open_nets
 from stages.extract.recipe import Recipe
-from stages.extract.sessions import Device
 from store.errors import FacepipeError
 from store.schema import ClipRecord, ClipRows, Status
 
@@ -42,7 +39,7 @@ class WorkerSetup:
 
 
 _setup: WorkerSetup
-_nets: Nets | None = None
+_nets: Any = None
 
 
 def run_clips(
@@ -147,10 +144,15 @@ def _die_with_parent() -> None:
 
 
 def _work(source: Source) -> Result:
+    # Imported here: the parent, which only sends and writes, starts a second sooner without them.
+    import cv2
+
+    from stages.extract import packs
+    from stages.extract.engine import extract_clip
+    from stages.extract.nets import open_nets
+
     global _nets
     if _nets is None:
-        import cv2
-
         cv2.setNumThreads(1)  # one worker a core
         _nets = open_nets(packs.resolve(_setup.pack), _setup.device, _setup.recipe)
     try:

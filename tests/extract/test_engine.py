@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from stages.extract import engine
+from stages.extract.device import Device
 from stages.extract.engine import extract_clip
 from stages.extract.nets import Nets, open_nets
 from stages.extract.packs import resolve
 from stages.extract.recipe import Recipe
-from stages.extract.sessions import Device
 from store import ClipRecord, ClipRows, Status
 from tests.testing.clips import moving_square, picture, write_video
 
@@ -107,6 +107,24 @@ def test_long_clips_in_bounded_memory_give_the_same_rows(
     _, rows = extract(path, nets)
     for name, array in rows.as_dict().items():
         np.testing.assert_array_equal(array, expected.as_dict()[name], err_msg=name)
+
+
+def test_landmarks_that_are_no_face_make_their_frame_invalid(
+    tmp_path: Path, nets: Nets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = type(nets.landmark).__call__
+
+    def astray(self: object, images: list, box: np.ndarray, angle: np.ndarray) -> np.ndarray:
+        landmark = real(self, images, box, angle)
+        landmark[box[:, 0] > 90] = np.nan
+        return landmark
+
+    path = moving_square(tmp_path / "a.mp4", frames=20)
+    _, whole = extract(path, nets)
+    monkeypatch.setattr(type(nets.landmark), "__call__", astray)
+    _, rows = extract(path, nets)
+    np.testing.assert_array_equal(rows.valid, whole.box[:, 0] <= 90)
+    assert 0 < rows.valid.sum() < 20
 
 
 def test_it_is_deterministic(tmp_path: Path, nets: Nets, small_pack: Path) -> None:

@@ -12,11 +12,12 @@ from insightface.app import FaceAnalysis
 from insightface.utils import face_align
 
 from stages.extract.detector import Detector
+from stages.extract.device import Device
 from stages.extract.faces import BATCHES, TEMPLATE, align, five_points, in_batches, similarity
 from stages.extract.nets import Nets, open_nets
 from stages.extract.packs import Pack, resolve
 from stages.extract.recipe import Recipe
-from stages.extract.sessions import Device, open_session
+from stages.extract.sessions import open_session
 from tests.testing.clips import picture
 from tests.testing.packs import tiny_pack
 

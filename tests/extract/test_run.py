@@ -13,10 +13,10 @@ import zarr
 
 import store
 from stages.extract import run as run_module
+from stages.extract.device import Device
 from stages.extract.inputs import Source
 from stages.extract.recipe import Recipe
 from stages.extract.run import ExtractOptions, Summary, extract, plan
-from stages.extract.sessions import Device
 from stages.extract.workers import WorkerSetup, run_clips
 from store import ClipRecord, Status, StoreMismatchError, StoreWriteError
 from tests.testing.clips import moving_square, picture, write_video
@@ -117,6 +117,37 @@ def test_a_good_clip_is_only_replaced_when_asked(small_pack: Path, tmp_path: Pat
     assert store.verify(tmp_path / "f.store").ok
 
 
+def test_good_rows_are_not_given_up_for_a_failure(small_pack: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "videos"
+    mine.mkdir()
+    moving_square(mine / "a.mp4", frames=6)
+    extract(options(mine, tmp_path, small_pack, workers=1))
+    before = dict(store.digest(tmp_path / "f.store"))
+    (mine / "a.mp4").write_text("the disk ate it")
+    summary = extract(options(mine, tmp_path, small_pack, workers=1, overwrite=True))
+    assert summary.statuses == {"unreadable": 1}
+    assert dict(store.digest(tmp_path / "f.store")) == before
+
+
+def test_rows_that_the_store_refuses_cost_their_clip_not_the_run(
+    videos: Path, small_pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = run_module.run_clips
+
+    def spoilt(*args: object) -> object:
+        for record, rows in real(*args):  # type: ignore[arg-type]
+            if record.clip == "clip2.mp4":
+                rows.landmark[3] = 1e6
+            yield record, rows
+
+    monkeypatch.setattr(run_module, "run_clips", spoilt)
+    summary = extract(options(videos, tmp_path, small_pack))
+    assert summary.statuses == {"ok": 4, "no_face": 1, "unreadable": 1, "failed": 1}
+    record = store.open(tmp_path / "f.store").record("clip2.mp4")
+    assert "landmark" in record.message
+    assert store.verify(tmp_path / "f.store").ok
+
+
 def test_packs_and_recipes_are_not_mixed(
     done: tuple[Path, Summary], videos: Path, tmp_path: Path, small_pack: Path
 ) -> None:
@@ -200,7 +231,9 @@ def test_a_killed_worker_is_replaced_and_its_clip_tried_again(
 def _children() -> list[int]:
     """Return the worker processes below this one (spawned Pythons, not resource trackers)."""
     found = subprocess.run(
-        ["ps", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True
+        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(os.getpid())],
+        capture_output=True,
+        text=True,
     )
     lines = [line.split(None, 1) for line in found.stdout.splitlines()]
     return [int(pid) for pid, args in lines if "spawn_main" in args]
@@ -210,7 +243,7 @@ RUN = """
 import sys
 from pathlib import Path
 from stages.extract.run import ExtractOptions, extract
-from stages.extract.sessions import Device
+from stages.extract.device import Device
 if __name__ == "__main__":
     videos, store, pack = sys.argv[1:]
     extract(ExtractOptions([Path(videos)], Path(store), pack, Device.CPU, 2),

@@ -5,8 +5,9 @@ from pathlib import Path
 import onnxruntime
 import pytest
 
+from stages.extract.device import Device, DeviceError
 from stages.extract.packs import resolve
-from stages.extract.sessions import Device, DeviceError, open_session, resolve_device
+from stages.extract.sessions import open_session, resolve_device
 from tests.testing.packs import tiny_pack
 
 HAS_CUDA = "CUDAExecutionProvider" in onnxruntime.get_available_providers()

@@ -1,0 +1,55 @@
+"""The feature store: dense per-frame Zarr arrays and an index of clips (FORMAT.md).
+
+One process writes, any number read, and every clip is either whole or not there:
+
+>>> with store.Writer("features.store", provenance) as writer:   # opens or creates, takes the lock
+...     writer.append(record, rows)                              # cannot be lost once this returns
+>>> s = store.open("features.store")                             # reads no arrays
+>>> s.clip("a.mp4", arrays=["embedding", "landmark"])            # the rows of one clip
+>>> s.dask("embedding")                                          # (N, 512), lazily
+>>> store.verify("features.store").ok
+"""
+
+from store.clip_id import check_clip_id
+from store.digest import digest
+from store.errors import (
+    ClipExistsError,
+    ClipIdError,
+    ClipNotFoundError,
+    FacepipeError,
+    StoreError,
+    StoreFormatError,
+    StoreLockedError,
+    StoreMismatchError,
+    StoreNotFoundError,
+    StoreWriteError,
+)
+from store.reader import Store, open
+from store.schema import ArraySpec, ClipRecord, ClipRows, Status, array_specs
+from store.verify import VerifyReport, verify
+from store.writer import Writer
+
+__all__ = [
+    "ArraySpec",
+    "ClipExistsError",
+    "ClipIdError",
+    "ClipNotFoundError",
+    "ClipRecord",
+    "ClipRows",
+    "FacepipeError",
+    "Status",
+    "Store",
+    "StoreError",
+    "StoreFormatError",
+    "StoreLockedError",
+    "StoreMismatchError",
+    "StoreNotFoundError",
+    "StoreWriteError",
+    "VerifyReport",
+    "Writer",
+    "array_specs",
+    "check_clip_id",
+    "digest",
+    "open",
+    "verify",
+]

@@ -1,0 +1,46 @@
+"""One hash a clip, the same for the same features however they were written."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator
+from os import PathLike
+
+from store.arrays import Arrays
+from store.errors import StoreError
+from store.reader import Store
+from store.scan import scan
+
+
+def digest(path: str | PathLike[str]) -> Iterator[tuple[str, str]]:
+    """Yield (clip id, sha256 in hex) of every committed clip, sorted by id.
+
+    The hash runs over the rows of all the clip's tracks, read from the arrays and not taken from
+    the index (FORMAT.md); it does not depend on the order in which clips were written. A clip
+    without rows has the hash of nothing.
+
+    Raises
+    ------
+    StoreNotFoundError, StoreFormatError
+        There is no whole store at ``path``.
+    StoreError
+        Rows cannot be read, or the store was compacted meanwhile; names the clip.
+    """
+    with Store(path) as store:
+        place = store.place()
+        arrays = Arrays(place.folder, store.feature_dtype)
+        tracks: dict[str, list[tuple[int, str]]] = defaultdict(list)
+        for seen in scan(arrays, store.records_by_start(), check=False):
+            if seen.problems:
+                raise StoreError(
+                    f"{store.path}: clip {seen.record.clip!r}: {seen.problems[0]}",
+                    f"`pipeline store verify {store.path}` names every damaged clip.",
+                )
+            tracks[seen.record.clip].append((seen.record.track, seen.sha256))
+        ids = sorted({record.clip for record in store.records()})
+        if store.place().generation != place.generation:
+            raise StoreError(f"{store.path}: was compacted during the digest", "Run it again.")
+    for clip in ids:
+        lines = "".join(f"{track} {sha}\n" for track, sha in sorted(tracks.get(clip, [])))
+        yield clip, hashlib.sha256(lines.encode()).hexdigest()

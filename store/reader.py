@@ -1,0 +1,352 @@
+"""Reading a store: lazily, without a lock, and never half a clip."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from store import records
+from store.arrays import AnyArray, Arrays, read_generation
+from store.errors import ClipNotFoundError, FacepipeError, StoreError, StoreFormatError
+from store.index import Index
+from store.layout import Paths
+from store.opening import Place, check_path, locate, open_index
+from store.schema import ArraySpec, ClipRecord, Status, array_specs
+
+if TYPE_CHECKING:
+    import dask.array
+    import pandas as pd
+
+_RETRIES = 6
+_T = TypeVar("_T")
+
+
+class Store:
+    """A store opened for reading; a context manager. Made by ``store.open``.
+
+    Every call sees what is committed when it is made. First rows (``ClipRecord.start``) and Dask
+    arrays belong to the generation of the store in which it was opened: when a writer has compacted
+    the store since, ``dask`` and its blocks raise StoreError rather than return rows of other
+    clips; ``clip`` looks the rows up anew and goes on. Safe to use from threads, and to pickle.
+    """
+
+    def __init__(self, path: str | PathLike[str]) -> None:
+        self.path = Path(path)
+        self._paths = Paths(self.path)
+        check_path(self._paths)
+        self._local = threading.local()
+        self._arrays: Arrays | None = None
+        with self._index.snapshot():
+            self._meta = self._index.meta()
+        place = self.place()
+        self.generation = place.generation
+
+    # -- what is in it -------------------------------------------------------------------------
+
+    @property
+    def n_rows(self) -> int:
+        """Committed rows: the length N of every array."""
+        return self.place().rows
+
+    @property
+    def feature_dtype(self) -> str:
+        """``float16`` or ``float32``: of embedding and appearance."""
+        return self._meta.feature_dtype
+
+    @property
+    def specs(self) -> tuple[ArraySpec, ...]:
+        """Names, shapes and dtypes of the arrays."""
+        return array_specs(self._meta.feature_dtype)
+
+    @property
+    def created(self) -> str:
+        """When the store was made, ISO 8601 in UTC."""
+        return self._meta.created
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What the first session wrote about pack, settings and versions; {} before one did."""
+        text = self._index.first_provenance()
+        found: dict[str, Any] = {} if text is None else json.loads(text)
+        return found
+
+    def __len__(self) -> int:
+        with self._readable():
+            return self._index.count()
+
+    def records(self, status: Status | Iterable[Status] | None = None) -> Iterator[ClipRecord]:
+        """Yield the records of one status, several, or all, ordered by clip and track."""
+        statuses = [status] if isinstance(status, Status) else status
+        moved = self.place().moved
+        with self._readable():
+            yield from self._index.clips(statuses, moved=moved)
+
+    def records_by_start(self) -> Iterator[ClipRecord]:
+        """Yield the records that own rows, in the order of their rows."""
+        moved = self.place().moved
+        with self._readable():
+            yield from self._index.clips_by_start(moved=moved)
+
+    def record(self, clip: str, track: int = 0) -> ClipRecord:
+        """Return one record.
+
+        Raises
+        ------
+        ClipNotFoundError
+            Names the clip, or the tracks that there are.
+        """
+        return self._patiently(lambda: self._find(clip, track))[1]
+
+    def index(self) -> pd.DataFrame:
+        """Return all records as a table, one column a field of ClipRecord."""
+        import pandas as pd
+
+        table = pd.DataFrame.from_records(
+            ([getattr(r, name) for name in records.COLUMNS] for r in self.records()),
+            columns=list(records.COLUMNS),
+        )
+        table["status"] = table["status"].map(str)
+        return table
+
+    # -- rows ----------------------------------------------------------------------------------
+
+    def clip(
+        self, clip: str, track: int = 0, arrays: Sequence[str] | None = None
+    ) -> dict[str, AnyArray]:
+        """Return the rows of one track by array name: n = ``record.frames`` rows each.
+
+        Parameters
+        ----------
+        clip, track
+            Which.
+        arrays : sequence of str, optional
+            Which arrays; all when not given.
+
+        Raises
+        ------
+        ClipNotFoundError
+            There is no such track.
+        StoreError
+            There is no such array, or the rows cannot be read.
+        """
+        names = [spec.name for spec in self.specs] if arrays is None else list(arrays)
+        self._check_names(names)
+
+        def read() -> dict[str, AnyArray]:
+            place, record = self._find(clip, track)
+            start, stop = record.start or 0, (record.start or 0) + record.frames
+            return self._read(place, names, start, stop)
+
+        try:
+            return self._patiently(read)
+        except FacepipeError:
+            raise
+        except Exception as error:
+            raise StoreError(
+                f"{self.path}: the rows of clip {clip!r} cannot be read: {error}",
+                f"`pipeline store verify {self.path}` names every damaged clip.",
+            ) from error
+
+    def dask(self, name: str) -> dask.array.Array:
+        """Return one array whole and lazy: (n_rows, *tail), in blocks of one shard.
+
+        Raises
+        ------
+        StoreError
+            There is no such array, or the store was compacted since it was opened; the latter also
+            when a block is computed.
+        """
+        import dask.array
+        from dask.base import tokenize
+
+        self._check_names([name])
+        place = self.place()
+        self._check_generation(place.generation)
+        spec = next(s for s in self.specs if s.name == name)
+        shard = self._patiently(lambda: self._opened(self._place()).shard_rows)
+        token = tokenize(str(self.path.absolute()), self.created, place.generation, place.rows)
+        return dask.array.from_array(
+            LazyArray(self, spec, place.rows),
+            chunks=(shard, *spec.tail),
+            name=f"{name}-{token}",
+            meta=np.empty((0, *(0 for _ in spec.tail)), spec.dtype),
+        )
+
+    def read_rows(self, name: str, start: int, stop: int) -> AnyArray:
+        """Return rows of one array by their numbers in the generation that was opened."""
+
+        def read() -> AnyArray:
+            place = self._place()
+            self._check_generation(place.generation)
+            return self._read(place, [name], start, min(stop, place.rows))[name]
+
+        try:
+            return self._patiently(read)
+        except FacepipeError:
+            raise
+        except Exception as error:
+            raise StoreError(
+                f"{self.path}: rows {start} to {stop} of {name} cannot be read: {error}",
+                f"`pipeline store verify {self.path}` names every damaged clip.",
+            ) from error
+
+    # -- how -----------------------------------------------------------------------------------
+
+    @property
+    def _index(self) -> Index:
+        """The connection of this thread."""
+        found: Index | None = getattr(self._local, "index", None)
+        if found is None:
+            found = self._local.index = open_index(self._paths)
+        return found
+
+    def place(self) -> Place:
+        """Return where the committed rows lie right now."""
+        return self._patiently(self._place)
+
+    def _place(self) -> Place:
+        with self._index.snapshot():
+            place = locate(self._paths, self._index.meta())
+        if place is None:
+            raise StoreFormatError(
+                f"{self.path}: arrays.zarr is missing or does not belong to index.sqlite",
+                "Restore both from one copy, or extract again.",
+            )
+        return place
+
+    def _find(self, clip: str, track: int) -> tuple[Place, ClipRecord]:
+        with self._index.snapshot():
+            place = self._place()
+            record = self._index.clip(clip, track, moved=place.moved)
+        if record is None:
+            raise ClipNotFoundError(f"{self.path}: holds no clip {clip!r}, track {track}")
+        return place, record
+
+    def _opened(self, place: Place) -> Arrays:
+        arrays = self._arrays
+        if (
+            arrays is None
+            or (arrays.path, arrays.generation) != (place.folder, place.generation)
+            or min(arrays.lengths().values()) < place.rows
+        ):
+            arrays = self._arrays = Arrays(place.folder, self.feature_dtype)
+        return arrays
+
+    def _read(self, place: Place, names: list[str], start: int, stop: int) -> dict[str, AnyArray]:
+        arrays = self._opened(place)
+        found = {name: arrays.read(name, start, stop) for name in names}
+        # Had a compaction switched in between, rows of other clips could be among these.
+        if read_generation(place.folder) != place.generation:
+            raise RuntimeError("the store was compacted during the read")
+        return found
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            raise StoreFormatError(
+                f"{self._paths.index}: cannot be read: {error}",
+                f"`pipeline store verify {self.path}` says more.",
+            ) from error
+
+    def _patiently(self, read: Callable[[], _T]) -> _T:
+        """Try again while a writer may be replacing the very files that are read."""
+        for attempt in range(_RETRIES):
+            try:
+                with self._readable():
+                    return read()
+            except ClipNotFoundError:
+                raise
+            except Exception as error:
+                if attempt == _RETRIES - 1 or isinstance(error, _CompactedError):
+                    raise
+                self._arrays = None
+                time.sleep(0.01 * 2**attempt)
+        raise AssertionError("unreachable")
+
+    def _check_names(self, names: Sequence[str]) -> None:
+        known = [spec.name for spec in self.specs]
+        for name in names:
+            if name not in known:
+                raise StoreError(
+                    f"{self.path}: holds no array {name!r}; expected one of {', '.join(known)}"
+                )
+
+    def _check_generation(self, generation: int) -> None:
+        if generation != self.generation:
+            raise _CompactedError(
+                f"{self.path}: was compacted since it was opened (generation {self.generation}, "
+                f"now {generation})",
+                "Open it again.",
+            )
+
+    def close(self) -> None:
+        """Close this thread's connection; the next call opens it again."""
+        index: Index | None = getattr(self._local, "index", None)
+        if index is not None:
+            index.close()
+            self._local.index = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "generation": self.generation}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["path"])  # type: ignore[misc]
+        self.generation = state["generation"]
+
+
+class _CompactedError(StoreError):
+    """Row numbers of an older generation were used."""
+
+
+class LazyArray:
+    """What Dask slices: one array of a store, (rows, *tail), read block by block."""
+
+    def __init__(self, store: Store, spec: ArraySpec, rows: int) -> None:
+        self._store = store
+        self._spec = spec
+        self.shape = (rows, *spec.tail)
+        self.dtype = np.dtype(spec.dtype)
+        self.ndim = len(self.shape)
+
+    def __getitem__(self, key: Any) -> npt.NDArray[Any]:
+        parts = key if isinstance(key, tuple) else (key,)
+        start, stop, step = parts[0].indices(self.shape[0])
+        rows = self._store.read_rows(self._spec.name, start, max(start, stop))
+        return np.asarray(rows[(slice(None, None, step), *parts[1:])])
+
+
+def open(path: str | PathLike[str]) -> Store:
+    """Open a store for reading. Reads no arrays, takes no lock.
+
+    Raises
+    ------
+    StoreNotFoundError
+        Nothing lies at ``path``.
+    StoreFormatError
+        What lies there is not a whole store, or of a newer format.
+    """
+    return Store(path)

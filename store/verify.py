@@ -1,0 +1,194 @@
+"""Is everything in a store as FORMAT.md says."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+
+from store import rows as clip_rows
+from store.arrays import Arrays
+from store.clip_id import check_clip_id
+from store.errors import ClipIdError, StoreFormatError
+from store.index import Index, Meta
+from store.layout import Paths
+from store.lock import holder
+from store.opening import Place, check_path, locate, open_index
+from store.scan import scan
+from store.schema import ClipRecord
+
+_TRIES = 3
+
+
+@dataclass
+class VerifyReport:
+    """What ``verify`` found.
+
+    Attributes
+    ----------
+    clips, rows : int
+        Distinct clips and committed rows.
+    by_status : dict
+        Records (one a track) by status.
+    problems : list of str
+        One line each; empty when the store is sound.
+    notes : list of str
+        What is worth knowing and no damage: a writer at work, clips in the journal, rows to cut.
+    """
+
+    clips: int = 0
+    rows: int = 0
+    by_status: dict[str, int] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether no problem was found."""
+        return not self.problems
+
+
+def verify(path: str | PathLike[str]) -> VerifyReport:
+    """Test every invariant of a store, reading all of its rows in constant memory.
+
+    Raises
+    ------
+    StoreNotFoundError, StoreFormatError
+        There is no store at ``path``, its index cannot be opened, or it is of a newer format.
+    """
+    paths = Paths(Path(path))
+    check_path(paths)
+    index = open_index(paths)
+    try:
+        for _ in range(_TRIES):
+            report, generation = _verify(paths, index)
+            if index.meta().generation == generation:
+                return report
+        report.notes.append("the store was compacted while it was read; verify it again")
+        return report
+    except sqlite3.DatabaseError as error:
+        raise StoreFormatError(
+            f"{paths.index}: is damaged: {error}", "Restore it from a copy, or extract again."
+        ) from error
+    finally:
+        index.close()
+
+
+def _verify(paths: Paths, index: Index) -> tuple[VerifyReport, int]:
+    report = VerifyReport()
+    (sound,) = index.one("PRAGMA quick_check(1)")
+    if sound != "ok":
+        report.problems.append(f"index.sqlite: {sound}")
+    with index.snapshot():
+        meta = index.meta()
+        place = locate(paths, meta)
+        (report.clips,) = index.one("SELECT COUNT(DISTINCT clip) FROM clip")
+        report.by_status = dict(
+            index.connection.execute("SELECT status, COUNT(*) FROM clip GROUP BY status").fetchall()
+        )
+        report.rows = meta.rows if place is None else place.rows
+        report.problems += _coverage(index, meta)
+        report.notes += _states(paths, index, meta)
+        sessions = {n for (n,) in index.connection.execute("SELECT id FROM session").fetchall()}
+    if place is None:
+        report.problems.append(
+            f"arrays.zarr is missing or not of generation {meta.generation}, as index.sqlite says"
+        )
+        return report, meta.generation
+    try:
+        for record in index.clips():
+            report.problems += _record_problems(record, sessions)
+        report.problems += _array_problems(paths, index, meta, place, report.notes)
+    except StoreFormatError as error:  # a record that cannot be read
+        report.problems.append(str(error))
+    return report, meta.generation
+
+
+def _coverage(index: Index, meta: Meta) -> list[str]:
+    """Hold the row ranges against each other and against the number of committed rows."""
+    problems = [
+        f"clip {clip!r}, track {track}: its rows overlap those of the clip before it"
+        for clip, track in index.connection.execute(
+            "SELECT clip, track FROM (SELECT clip, track, start, LAG(start + frames) OVER "
+            "(ORDER BY start, frames) AS previous FROM clip WHERE start IS NOT NULL) "
+            "WHERE start < previous"
+        ).fetchall()
+    ]
+    problems += [
+        f"clip {clip!r}, track {track}: rows {start} to {start + frames} lie outside the "
+        f"{meta.rows} committed rows"
+        for clip, track, start, frames in index.connection.execute(
+            "SELECT clip, track, start, frames FROM clip WHERE start + frames > ? OR start < 0",
+            (meta.rows,),
+        ).fetchall()
+    ]
+    (owned,) = index.one("SELECT COALESCE(SUM(frames), 0) FROM clip WHERE start IS NOT NULL")
+    if owned + meta.unowned != meta.rows:
+        problems.append(
+            f"expected {meta.rows} rows, got {owned} owned by clips and {meta.unowned} left by "
+            "replaced or removed ones"
+        )
+    return problems
+
+
+def _states(paths: Paths, index: Index, meta: Meta) -> list[str]:
+    notes = []
+    writing = holder(paths)
+    if writing is not None and writing.alive():
+        notes.append(
+            f"being written by process {writing.pid} on {writing.host} since {writing.started}"
+        )
+    (waiting, rows) = index.one("SELECT COUNT(*), COALESCE(SUM(frames), 0) FROM pending")
+    if waiting:
+        notes.append(f"{waiting} clips ({rows} rows) wait in the journal for the next flush")
+    if meta.unowned:
+        notes.append(f"{meta.unowned} rows of replaced or removed clips go when a writer closes")
+    if meta.next_generation is not None:
+        notes.append("a compaction was cut short; the next writer completes it")
+    return notes
+
+
+def _record_problems(record: ClipRecord, sessions: set[int]) -> list[str]:
+    name = f"clip {record.clip!r}, track {record.track}"
+    problems = []
+    try:
+        check_clip_id(record.clip)
+    except ClipIdError as error:
+        problems.append(str(error))
+    wrong = clip_rows.status_violation(record)
+    if wrong:
+        problems.append(f"{name}: {wrong}")
+    if record.status.has_rows != (record.start is not None):
+        problems.append(f"{name}: status {record.status} with first row {record.start}")
+    if record.session not in sessions:
+        problems.append(f"{name}: session {record.session} is not in the index")
+    return problems
+
+
+def _array_problems(
+    paths: Paths, index: Index, meta: Meta, place: Place, notes: list[str]
+) -> Iterator[str]:
+    try:
+        arrays = Arrays(place.folder, meta.feature_dtype)
+    except Exception as error:  # Zarr raises what it likes over damaged metadata
+        yield f"arrays.zarr: cannot be opened: {' '.join(str(error).split())}"
+        return
+    long = False
+    for name, length in arrays.lengths().items():
+        if length < place.rows:
+            yield f"{name}: expected {place.rows} rows, got {length}"
+        long = long or length > place.rows
+    writing = holder(paths)
+    if long and not (writing is not None and writing.alive()):
+        notes.append("arrays hold rows past the last commit; the next writer cuts them")
+    for seen in scan(arrays, index.clips_by_start(moved=place.moved), check=True):
+        record = seen.record
+        problems = list(seen.problems)
+        if seen.sha256 and seen.valid_frames != record.valid_frames:
+            problems.append(f"expected {record.valid_frames} valid frames, got {seen.valid_frames}")
+        if seen.sha256 and seen.sha256 != record.rows_sha256:
+            problems.append("the hash of its rows is not the one in the index")
+        for text in problems:
+            yield f"clip {record.clip!r}, track {record.track}: {text}"

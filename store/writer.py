@@ -1,0 +1,300 @@
+"""The one writer of a store: journal, flush, commit."""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace as with_fields
+from datetime import UTC, datetime
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from store import mismatch
+from store import rows as clip_rows
+from store.clip_id import check_clip_id
+from store.compact import compact
+from store.durable import reporting
+from store.errors import ClipExistsError, ClipNotFoundError, FacepipeError, StoreError
+from store.layout import Layout, Paths
+from store.lock import WriterLock
+from store.recover import check_target, open_for_writing
+from store.schema import FEATURE_DTYPES, ClipRecord, ClipRows, array_specs
+
+
+class Writer:
+    """Opens or creates a store for writing, as its only writer; a context manager.
+
+    A clip is journalled in ``index.sqlite`` when ``append`` returns and cannot be lost any more,
+    and becomes visible to readers with the next flush: after 8,192 rows, and at ``close``. What a
+    killed writer left is mended when the next one opens. Use from one thread at a time.
+
+    Parameters
+    ----------
+    path : path
+        ``NAME.store``; parents are made.
+    provenance : dict
+        ``pack`` with ``name`` and ``fingerprint``, ``recipe`` (flat), and what else is worth
+        keeping. Written once something is appended.
+    feature_dtype : str
+        ``float16`` or ``float32``, for embedding and appearance; fixed for the life of the store.
+    layout : Layout
+        Rows per chunk, shard and flush; chunk and shard count only when the store is made.
+
+    Raises
+    ------
+    StoreLockedError
+        Another process writes the store; names its host, pid and start time.
+    StoreMismatchError
+        The store was made with another pack, recipe or feature dtype.
+    StoreFormatError
+        The folder is no store, or of a newer format.
+    StoreWriteError
+        The disk is full or refused a write.
+    """
+
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        provenance: dict[str, Any],
+        feature_dtype: str = "float16",
+        *,
+        layout: Layout | None = None,
+    ) -> None:
+        if feature_dtype not in FEATURE_DTYPES:
+            raise StoreError(
+                f"feature dtype: expected {' or '.join(FEATURE_DTYPES)}, got {feature_dtype!r}"
+            )
+        self.path = Path(path)
+        self._paths = Paths(self.path)
+        self._layout = layout or Layout()
+        self._provenance = mismatch.to_json(provenance)
+        self._specs = array_specs(feature_dtype)
+        self._feature_dtype = feature_dtype
+        self._session: int | None = None
+        self._closed = False
+        with reporting(self.path, "opening the store"):
+            check_target(self._paths)
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = WriterLock(self._paths)
+            self._lock.acquire()
+            try:
+                self._index, self._arrays = open_for_writing(
+                    self._paths, feature_dtype, self._layout
+                )
+            except BaseException:
+                self._lock.release()
+                raise
+        try:
+            held = self._index.first_provenance()
+            if held is not None:
+                mismatch.check_provenance(self.path, json.loads(held), provenance)
+            self._waiting = self._index.pending_rows()
+            self._committed = self._index.meta().rows
+        except BaseException:
+            self._abandon()
+            raise
+
+    def append(self, record: ClipRecord, rows: ClipRows | None, replace: bool = False) -> None:
+        """Journal one track of a clip. Durable when this returns.
+
+        Parameters
+        ----------
+        record : ClipRecord
+            ``start``, ``rows_sha256`` and ``session`` are filled in here.
+        rows : ClipRows or None
+            n = ``record.frames`` rows for a status that has rows, None for one that has none.
+        replace : bool
+            Whether a track that is there with rows may be replaced. Readers see the old rows until
+            the new ones are flushed. A record without rows is replaced without asking.
+
+        Raises
+        ------
+        ClipIdError, ClipExistsError
+            The id is unusable; the track is there.
+        StoreError
+            Record and rows disagree, or rows break an invariant; nothing is written.
+        StoreWriteError
+            The disk is full; what was appended before is kept.
+        """
+        self._check_open()
+        check_clip_id(record.clip)
+        if record.track < 0:
+            raise StoreError(
+                f"clip {record.clip!r}, record.track: expected 0 or more, got {record.track}"
+            )
+        if record.status.has_rows != (rows is not None):
+            raise StoreError(
+                f"clip {record.clip!r}: status {record.status} expects "
+                f"{'rows' if rows is None else 'no rows'}, got {'none' if rows is None else 'rows'}"
+            )
+        stored = None
+        if rows is None:
+            wrong = clip_rows.status_violation(record)
+            if wrong:
+                raise StoreError(f"clip {record.clip!r}: {wrong}")
+        else:
+            stored = clip_rows.prepare(record, rows, self._feature_dtype)
+        with reporting(self.path, f"appending {record.clip}"):
+            self._journal(record, stored, replace)
+        if self._waiting >= self._layout.flush_rows:
+            self.flush()
+
+    def _journal(self, record: ClipRecord, stored: clip_rows.Rows | None, replace: bool) -> None:
+        if not replace and self._has_rows(record.clip, record.track):
+            raise ClipExistsError(
+                f"{self.path}: holds clip {record.clip!r}, track {record.track} already",
+                "Extract with --overwrite to replace it.",
+            )
+        digest = "" if stored is None else clip_rows.rows_sha256(stored, self._specs)
+        session = self._session
+        with self._index.transaction():
+            if session is None:
+                session = self._index.add_session(_now(), self._provenance)
+            full = with_fields(record, start=None, rows_sha256=digest, session=session)
+            if stored is None:
+                self._index.drop_pending(record.clip, record.track)
+                self._index.put_clip(full)
+            else:
+                block = self._layout.flush_rows
+                self._index.put_pending(full, clip_rows.pack(stored, self._specs, block))
+        self._session = session
+        self._waiting = self._index.pending_rows()
+
+    def _has_rows(self, clip: str, track: int) -> bool:
+        if self._index.find_pending(clip, track):
+            return True
+        held = self._index.clip(clip, track)
+        return held is not None and held.status.has_rows
+
+    def remove(self, clip: str) -> None:
+        """Remove all tracks of a clip; its rows go when the store is closed.
+
+        Raises
+        ------
+        ClipNotFoundError
+            There is no such clip.
+        """
+        self._check_open()
+        with reporting(self.path, f"removing {clip}"):
+            with self._index.transaction():
+                count = self._index.drop_pending(clip) + self._index.drop_clip(clip)
+            self._waiting = self._index.pending_rows()
+        if not count:
+            raise ClipNotFoundError(f"{self.path}: holds no clip {clip!r}")
+
+    def records(self) -> Iterator[ClipRecord]:
+        """Yield what is done, committed and journalled alike, ordered by clip and track.
+
+        A journalled record stands for the committed one that it will replace; its ``start`` is
+        None.
+        """
+        self._check_open()
+        waiting = {(r.clip, r.track): r for _, r in self._index.pending()}
+        committed = (r for r in self._index.clips() if (r.clip, r.track) not in waiting)
+        order = sorted(waiting)
+        yield from heapq.merge(
+            committed, (waiting[key] for key in order), key=lambda r: (r.clip, r.track)
+        )
+
+    def flush(self) -> None:
+        """Write the journalled clips into the arrays and commit them, so that readers see them.
+
+        Raises
+        ------
+        StoreWriteError
+            The disk is full. The clips stay in the journal; the next flush or the next writer
+            writes them.
+        """
+        self._check_open()
+        with reporting(self.path, "writing the arrays"):
+            pending = self._index.pending()
+            if not pending:
+                return
+            start = self._committed
+            total = start + sum(record.frames for _, record in pending)
+            self._arrays.resize(total)
+            for first, slab in self._slabs(pending, start):
+                self._arrays.write(first, slab)
+            self._arrays.sync()
+            with self._index.transaction():
+                for _, record in pending:
+                    self._index.put_clip(with_fields(record, start=start))
+                    start += record.frames
+                self._index.clear_pending()
+                self._index.set_meta(rows=total)
+            self._committed, self._waiting = total, 0
+
+    def _slabs(
+        self, pending: list[tuple[int, ClipRecord]], start: int
+    ) -> Iterator[tuple[int, clip_rows.Rows]]:
+        """Yield the journal as (first row, arrays) of about ``flush_rows``: constant memory."""
+        held: list[clip_rows.Rows] = []
+        count = 0
+        for number, _ in pending:
+            for n, data in self._index.parts(number):
+                held.append(clip_rows.unpack(n, data, self._specs))
+                count += n
+                if count >= self._layout.flush_rows:
+                    yield start, _joined(held)
+                    start, count, held = start + count, 0, []
+        if held:
+            yield start, _joined(held)
+
+    def close(self) -> None:
+        """Flush, close the holes that replaced clips left, and give the lock back.
+
+        Raises
+        ------
+        StoreWriteError
+            The disk is full. The store opens all the same, and what was journalled stays so.
+        """
+        if self._closed:
+            return
+        try:
+            self.flush()
+            with reporting(self.path, "closing the store"):
+                if self._index.meta().unowned:
+                    layout = Layout(self._arrays.chunk_rows, self._arrays.shard_rows)
+                    compact(self._paths, self._index, self._arrays, layout)
+                self._index.shrink()
+        finally:
+            self._abandon()
+
+    def _abandon(self) -> None:
+        """Let go of the store as it is; the journal keeps what was appended."""
+        self._closed = True
+        self._index.close()
+        self._lock.release()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreError(f"{self.path}: this writer is closed")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.close()
+            return
+        with suppress(FacepipeError):  # what went wrong first matters more
+            self.close()
+
+
+def _joined(parts: list[clip_rows.Rows]) -> clip_rows.Rows:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(" ", "seconds")

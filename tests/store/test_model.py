@@ -1,0 +1,154 @@
+"""Random sequences of what can happen to a store, against a plain dict."""
+
+import shutil
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import pytest
+import store_clips as clips
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from store_faults import Faults, Killed, kill
+
+import store
+from store.layout import Layout
+
+CLIPS = st.sampled_from(["a.mp4", "b/c.mp4", "d.mp4"])
+TRACKS = st.integers(0, 1)
+STEP = st.one_of(
+    st.tuples(
+        st.just("append"), CLIPS, TRACKS, st.integers(0, 9), st.integers(0, 5), st.booleans()
+    ),
+    st.tuples(st.just("remove"), CLIPS),
+    st.tuples(st.just("flush")),
+    st.tuples(st.just("reopen")),
+    st.tuples(st.just("crash"), st.integers(0, 60), st.booleans()),
+)
+
+
+@cache
+def rows(n, seed):
+    return clips.no_face(n) if seed == 5 else clips.rows(n, seed=seed)
+
+
+class Machine:
+    """A store and the dict that it must equal: (clip, track) -> rows, or None."""
+
+    def __init__(self, path, layout, faults):
+        self.path, self.layout, self.faults = path, layout, faults
+        self.model, self.before = {}, {}
+        self.open()
+
+    def open(self):
+        self.writer = store.Writer(self.path, clips.PROVENANCE, layout=self.layout)
+
+    def apply(self, step):
+        kind, *args = step
+        if kind == "crash":
+            self.faults.arm(*args)
+            return
+        try:
+            getattr(self, kind)(*args)
+        except Killed:
+            kill(self.writer)
+            self.recover()
+
+    def append(self, clip, track, n, seed, replace):
+        key, given = (clip, track), rows(n, seed) if n else None
+        clash = self.model.get(key) is not None and not replace
+        self.before = dict(self.model)
+        if not clash:
+            self.model[key] = given
+        try:
+            self.writer.append(clips.record(clip, given, track=track), given, replace)
+        except store.ClipExistsError:
+            assert clash
+        else:
+            assert not clash
+
+    def remove(self, clip):
+        self.before = dict(self.model)
+        self.model = {k: v for k, v in self.model.items() if k[0] != clip}
+        try:
+            self.writer.remove(clip)
+        except store.ClipNotFoundError:
+            assert self.model == self.before
+        else:
+            assert self.model != self.before
+
+    def flush(self):
+        self.before = self.model
+        self.writer.flush()
+        assert self.held(store.open(self.path)) == self.described(self.model)
+
+    def reopen(self):
+        self.before = self.model
+        self.writer.close()
+        self.check_closed()
+        self.open()
+
+    def recover(self):
+        """After a kill, the store is as before the step that was killed, or as after it."""
+        self.faults.arm(None)
+        assert store.verify(self.path).problems == []
+        self.open()
+        known = {(r.clip, r.track): r.rows_sha256 for r in self.writer.records()}
+        self.model = next(m for m in (self.model, self.before) if known == self.described(m))
+
+    def check_closed(self):
+        s = store.open(self.path)
+        assert self.held(s) == self.described(self.model)
+        for (clip, track), made in self.model.items():
+            if made is not None:
+                assert clips.same(s.clip(clip, track), clips.stored(made))
+        assert s.n_rows == sum(len(v) for v in self.model.values() if v is not None)
+        report = store.verify(self.path)
+        assert (report.problems, report.notes) == ([], [])
+
+    @staticmethod
+    def held(s):
+        return {(r.clip, r.track): r.rows_sha256 for r in s.records()}
+
+    @staticmethod
+    def described(model):
+        return {k: sha(v) for k, v in model.items()}
+
+
+@cache
+def _sha(key):
+    from store.rows import prepare, rows_sha256
+
+    given = _KNOWN[key]
+    return rows_sha256(prepare(clips.record("x", given), given, "float16"), store.array_specs())
+
+
+_KNOWN = {}
+
+
+def sha(given):
+    if given is None:
+        return ""
+    _KNOWN[id(given)] = given  # rows() caches, so that ids stay
+    return _sha(id(given))
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.lists(STEP, max_size=14),
+    st.sampled_from([(1, 1, 1), (2, 4, 5), (4, 8, 12), (3, 30, 1000)]),
+)
+def test_any_sequence_equals_the_model(steps, layout):
+    folder = Path(tempfile.mkdtemp())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda fd: None)
+        patch.setattr("store.index._PRAGMAS", ("synchronous=OFF", "auto_vacuum=INCREMENTAL"))
+        try:
+            machine = Machine(folder / "a.store", Layout(*layout), Faults(patch))
+            for step in steps:
+                machine.apply(step)
+            machine.faults.arm(None)
+            machine.apply(("reopen",))
+            machine.writer.close()
+        finally:
+            shutil.rmtree(folder)

@@ -1,0 +1,27 @@
+"""A fitted run made in a second, from clips of moving squares."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from tests.testing.clips import picture, write_video
+
+QUICK = ["train.epochs=2", "train.batch_size=8", "model.channels=8", "bootstrap=100"]
+
+
+def labelled_videos(folder: Path, clips: int = 24, frames: int = 10) -> Path:
+    """Write clips of squares that move by more or less, and ``labels.csv`` with how much."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(clips):
+        reach = float(rng.uniform(2, 30))
+        xs = 150 + reach * np.sin(np.arange(frames))
+        write_video(folder / f"{i:02d}.mp4", [picture([(x, 120, 80)]) for x in xs])
+        rows.append([f"{i:02d}.mp4", f"{reach:.2f}", f"p{i % 8}"])
+    with (folder / "labels.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["clip", "score", "person"], *rows])
+    return folder
