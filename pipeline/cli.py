@@ -135,6 +135,9 @@ def score(
     store: Annotated[
         Path | None, typer.Option(help="Keep the features in this store. [default: thrown away]")
     ] = None,
+    pack: Annotated[
+        str | None, typer.Option(help="Where the run's pack is. [default: found by its name]")
+    ] = None,
     device: DeviceOption = Device.AUTO,
     workers: Workers = None,
     json: Json = False,
@@ -151,9 +154,15 @@ def score(
     options = ExtractOptions(videos, store or DEFAULT_STORE, device=device, workers=workers)
     with console.clip_progress() as progress:
         scored = scoring.score(
-            options, chosen, out, store is not None, console.note, progress.started,
+            options,
+            chosen,
+            out,
+            store is not None,
+            pack,
+            console.note,
+            progress.started,
             progress.finished,
-        )  # fmt: skip
+        )
     n = scoring.scored(scored.table)
     if json:
         console.emit({"scores": str(out), "run": str(chosen), "clips": len(scored.table),

@@ -43,6 +43,7 @@ def score(
     run_dir: Path,
     out: Path,
     keep_store: bool,
+    pack: str | None = None,
     echo: Callable[[str], None] = lambda line: None,
     started: Callable[[Summary], None] = lambda summary: None,
     finished: Callable[[ClipRecord, Summary], None] = lambda record, summary: None,
@@ -52,7 +53,7 @@ def score(
     Parameters
     ----------
     options : ExtractOptions
-        Which clips, on what device. ``pack`` and ``every`` are the run's own.
+        Which clips, on what device. Its pack and recipe give way to the run's own.
     run_dir : Path
         A run folder.
     out : Path
@@ -61,6 +62,8 @@ def score(
     keep_store : bool
         Whether ``options.store`` keeps the features, for the next time or for a look at them. If
         not, they go to a temporary store.
+    pack : str, optional
+        Name or folder of the run's pack; by the name that the run noted if not given.
     echo, started, finished : callable
         As for `stages.extract.run.extract`.
 
@@ -74,8 +77,8 @@ def score(
         raise ScoreError(
             f"{out}: the folder {out.parent} does not exist", "make it, or change --out"
         )
-    pack = _pack_of(made_with, echo)
-    options = replace(options, pack=str(pack.folder), every=made_with["recipe"].get("every"))
+    opened_pack = _pack_of(made_with["pack"], pack, echo)
+    options = replace(options, pack=str(opened_pack.folder), every=made_with["recipe"].get("every"))
     with contextlib.ExitStack() as stack:
         if not keep_store:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="facepipe-score-"))
@@ -99,10 +102,14 @@ def score(
     return ScoreResult(out, table, summary)
 
 
-def _pack_of(made_with: dict[str, dict[str, str]], echo: Callable[[str], None]) -> packs.Pack:
-    """Open the pack that a run's features came from, by its name or where it lay."""
-    saved = made_with["pack"]
-    pack = open_pack(saved["name"], echo)
+def _pack_of(saved: dict[str, str], place: str | None, echo: Callable[[str], None]) -> packs.Pack:
+    """Open the pack that a run's features came from, by its name or where it is said to be."""
+    if place is None and saved["name"] not in {info.name for info in packs.known()}:
+        raise PackError(
+            f"the run was fitted with the pack {saved['name']!r}, which is a folder somewhere",
+            "say where with --pack FOLDER",
+        )
+    pack = open_pack(place or saved["name"], echo)
     if pack.fingerprint != saved["fingerprint"]:
         raise PackError(
             f"pack {saved['name']!r} here ({pack.fingerprint[:12]}) is not the one that the run "

@@ -92,7 +92,7 @@ def test_score_gives_every_file_a_row(home: Path) -> None:
     moving_square(new.joinpath("a.mp4") if new.mkdir() is None else new, frames=12)
     write_video(new / "nobody.mp4", [picture([])] * 6)
     (new / "broken.mp4").write_text("text")
-    done = pipeline(home, "score", "new_videos/")
+    done = pipeline(home, "score", "new_videos/", "--pack", "pack")
     assert "1 of 3 clips scored" in done.stdout
     with (home / "scores.csv").open() as file:
         rows = {row["clip"]: row for row in csv.DictReader(file)}
@@ -107,7 +107,17 @@ def test_score_gives_every_file_a_row(home: Path) -> None:
 
 
 def test_score_is_the_prediction_of_fit_on_the_same_clips(home: Path) -> None:
-    pipeline(home, "score", "videos/", "--store", "features.store", "--out", "again.csv")
+    pipeline(
+        home,
+        "score",
+        "videos/",
+        "--pack",
+        "pack",
+        "--store",
+        "features.store",
+        "--out",
+        "again.csv",
+    )
     (run,) = (home / "runs").iterdir()
     with (home / "again.csv").open() as file:
         scores = {row["clip"]: float(row["score"]) for row in csv.DictReader(file)}
@@ -123,7 +133,7 @@ def test_score_refuses_a_store_of_another_pack(home: Path, tmp_path: Path) -> No
     moving_square(one / "a.mp4", frames=5)
     other = str(tmp_path / "other.store")
     pipeline(home, "extract", str(one), "--pack", str(tmp_path / "other"), "--store", other)
-    done = pipeline(home, "score", str(one), "--store", other, code=2)
+    done = pipeline(home, "score", str(one), "--pack", "pack", "--store", other, code=2)
     assert "pack" in done.stderr
     assert "->" in done.stderr
 
@@ -141,7 +151,8 @@ def test_score_refuses_a_store_of_another_pack(home: Path, tmp_path: Path) -> No
         (["fit", "--model", "nonsense"], "nonsense"),
         (["fit", "--set", "train.alhpa=1"], "train.alpha"),
         (["score", "videos", "--run", "empty"], "empty"),
-        (["score", "no_such_folder"], "no_such_folder"),
+        (["score", "no_such_folder", "--pack", "pack"], "no_such_folder"),
+        (["score", "videos"], "--pack FOLDER"),
         (["score", "videos", "--out", "no/where.csv"], "no/where.csv"),
         (["store", "info", "no.store"], "no.store"),
         (["packs", "path", "buffalo_nothing"], "buffalo_nothing"),

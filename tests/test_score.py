@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from stages import score as scoring
+from stages.extract.device import Device
+from stages.extract.errors import PackError
+from stages.extract.run import ExtractOptions, extract
+from stages.fit.config import FitConfig, apply_overrides
+from stages.fit.run import fit
+from tests.testing.clips import moving_square
+from tests.testing.runs import QUICK, labelled_videos
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, small_pack: Path) -> tuple[Path, ExtractOptions]:
+    home = tmp_path_factory.mktemp("run")
+    videos = labelled_videos(home / "videos")
+    options = ExtractOptions([videos], home / "f.store", str(small_pack), Device.CPU, 2)
+    extract(options)
+    config = apply_overrides(FitConfig(), QUICK)
+    fit(home / "f.store", videos / "labels.csv", home / "run", config)
+    return home / "run", options
+
+
+def test_scores_without_keeping_features(run: tuple[Path, ExtractOptions], tmp_path: Path) -> None:
+    folder, options = run
+    moving_square(tmp_path / "new.mp4", frames=7)
+    given = replace(options, videos=[tmp_path], store=tmp_path / "unused.store")
+    found = scoring.score(
+        given, folder, tmp_path / "scores.csv", keep_store=False, pack=options.pack
+    )
+    assert scoring.scored(found.table) == 1
+    assert not (tmp_path / "unused.store").exists()
+    assert (tmp_path / "scores.csv").read_text().startswith("clip,score,status,frames")
+
+
+def test_files_under_ids_of_others_are_not_scored_with_their_rows(
+    run: tuple[Path, ExtractOptions], tmp_path: Path
+) -> None:
+    folder, options = run
+    moving_square(tmp_path / "00.mp4", frames=7)  # an id that the store holds
+    given = replace(options, videos=[tmp_path])
+    with pytest.raises(scoring.ScoreError, match=r"00\.mp4"):
+        scoring.score(given, folder, tmp_path / "scores.csv", keep_store=True, pack=options.pack)
+    assert not (tmp_path / "scores.csv").exists()
+
+
+def test_a_pack_that_is_no_longer_the_runs_is_refused(
+    run: tuple[Path, ExtractOptions], tmp_path: Path
+) -> None:
+    import shutil
+
+    folder, options = run
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    told = json.loads((copy / "provenance.json").read_text())
+    told["store"]["pack"]["fingerprint"] = "0" * 64
+    (copy / "provenance.json").write_text(json.dumps(told))
+    with pytest.raises(PackError, match="is not the one that the run was fitted with"):
+        scoring.score(options, copy, tmp_path / "scores.csv", keep_store=False, pack=options.pack)
+
+
+def test_rows_without_a_score_say_why(run: tuple[Path, ExtractOptions], tmp_path: Path) -> None:
+    folder, options = run
+    (tmp_path / "a.mp4").write_text("text")
+    given = replace(options, videos=[tmp_path])
+    found = scoring.score(
+        given, folder, tmp_path / "scores.csv", keep_store=False, pack=options.pack
+    )
+    (line,) = scoring.without_score(found.table)
+    assert line.startswith("a.mp4: unreadable: no video stream could be opened")
