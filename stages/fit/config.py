@@ -1,0 +1,174 @@
+"""Every setting of stage two, its default, and how `--set key=value` changes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from stages.fit import models
+from stages.fit.data import DEFAULT_BUDGET, Stream
+from stages.fit.landmarks import LandmarkMode
+from stages.fit.losses import RankForm
+from store.errors import FacepipeError
+
+
+class ConfigError(FacepipeError, ValueError):
+    """A setting that does not exist, or a value that it cannot take."""
+
+
+class SplitConfig(BaseModel):
+    """Shares of the labelled clips that choose the epoch, and that test."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    val: float = Field(default=0.15, gt=0, lt=1)
+    test: float = Field(default=0.2, gt=0, lt=1)
+
+
+class TrainConfig(BaseModel):
+    """How a network is trained. The paper states none of these values; all defaults are ours."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: int = Field(
+        default=150, ge=1, description="At most this many passes over the training clips"
+    )
+    patience: int = Field(
+        default=100, ge=1, description="Stop after as many epochs without improvement"
+    )
+    batch_size: int = Field(
+        default=16, ge=2, description="Clips; the ranking loss compares within a batch"
+    )
+    lr: float = Field(
+        default=2e-3, gt=0, description="Highest learning rate: warm-up, then cosine to 0"
+    )
+    warmup: int = Field(default=5, ge=1, description="Epochs over which the learning rate rises")
+    weight_decay: float = Field(default=1e-2, ge=0, description="AdamW's")
+    clip_norm: float = Field(
+        default=1.0, gt=0, description="Gradients are scaled down to this norm"
+    )
+    alpha: float = Field(default=1.0, ge=0, description="Weight of the margin ranking loss")
+    delta: float = Field(
+        default=0.5, ge=0, description="Its margin, in standard deviations of the label"
+    )
+    loss: RankForm = Field(
+        default="normalised", description="Form of the ranking loss, see losses.py"
+    )
+    ema: float = Field(
+        default=0.97, ge=0, lt=1, description="Decay of the averaged weights; 0: none"
+    )
+
+
+class FitConfig(BaseModel):
+    """All settings of one fit.
+
+    ``model_options`` are the model's own constructor arguments; ``model.channels=32`` sets one.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    model: str = "2stcn"
+    model_options: dict[str, Any] = Field(default_factory=dict)
+    stream: Stream = Field(
+        default="appearance", description="The array that the appearance stream reads"
+    )
+    landmarks: LandmarkMode = Field(default="clip", description="Normalisation, see landmarks.py")
+    fps: float | None = Field(
+        default=None, gt=0, description="Common frame rate; none: as recorded"
+    )
+    max_frames: int | None = Field(
+        default=None, ge=1, description="Longer clips: their middle; none: all"
+    )
+    budget: int = Field(
+        default=DEFAULT_BUDGET, ge=0, description="Bytes of features kept in memory"
+    )
+    seed: int = Field(
+        default=0, ge=0, description="Of the split, the weights, the order and the bootstrap"
+    )
+    bootstrap: int = Field(default=2000, ge=100, description="Draws behind each interval")
+    split: SplitConfig = SplitConfig()
+    train: TrainConfig = TrainConfig()
+
+
+def _keys() -> list[str]:
+    plain = [k for k in FitConfig.model_fields if k not in ("split", "train", "model_options")]
+    split = [f"split.{k}" for k in SplitConfig.model_fields]
+    return plain + split + [f"train.{k}" for k in TrainConfig.model_fields]
+
+
+def keys(model: str = "2stcn") -> list[str]:
+    """Every key that can be set, the options of ``model`` among them."""
+    return _keys() + [f"model.{k}" for k in models.options(model) if k != "max_frames"]
+
+
+def _value(text: str) -> Any:
+    """Read a value as JSON where it is (numbers, true, null); otherwise it is a word."""
+    lowered = text.strip()
+    if lowered.lower() in ("none", "true", "false", "null"):
+        lowered = {"none": "null"}.get(lowered.lower(), lowered.lower())
+    try:
+        return json.loads(lowered)
+    except ValueError:
+        return text.strip()
+
+
+def apply_overrides(config: FitConfig, overrides: Iterable[str]) -> FitConfig:
+    """Return the configuration with settings of the form ``key=value`` changed.
+
+    Training settings may leave out their ``train.``: ``lr=0.001`` is ``train.lr=0.001``.
+
+    Raises
+    ------
+    ConfigError
+        Not key=value, a key that does not exist (names the nearest), or an impossible value.
+    ModelError
+        An unknown model.
+    """
+    data = config.model_dump()
+    pairs: list[tuple[str, str]] = []
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"'{text}' is not of the form key=value", "for example seed=1")
+        pairs.append((key.strip(), value))
+    for key, value in pairs:  # first, since it decides which options there are
+        if key == "model":
+            data["model"] = value.strip()
+            models.get(data["model"])
+    valid = keys(data["model"])
+    for key, value in pairs:
+        name = f"train.{key}" if key in TrainConfig.model_fields else key
+        if name not in valid:
+            short = {k.removeprefix("train."): k for k in valid}
+            near = get_close_matches(key, [*valid, *short], n=1, cutoff=0.4)
+            raise ConfigError(
+                f"there is no setting '{key}'" + (f"; did you mean '{near[0]}'?" if near else ""),
+                f"settings: {', '.join(valid)}",
+            )
+        section, _, leaf = name.rpartition(".")
+        if section == "model":
+            data["model_options"][leaf] = _value(value)
+        elif section:
+            data[section][leaf] = _value(value)
+        elif name != "model":
+            data[name] = _value(value)
+    return validate(data)
+
+
+def validate(data: dict[str, Any]) -> FitConfig:
+    """Build a configuration from plain data; ConfigError names the first bad setting."""
+    try:
+        config = FitConfig.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(
+            f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}, found {first['input']!r}",
+            "settings are given as --set key=value",
+        ) from None
+    models.check_options(config.model, config.model_options)
+    return config

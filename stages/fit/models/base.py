@@ -1,0 +1,171 @@
+"""What every model of stage two is: its input, its output, and the registry that knows its name."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, TypeVar, get_type_hints
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor, nn
+
+from store.errors import FacepipeError
+
+
+class ModelError(FacepipeError, ValueError):
+    """No model of that name, or an option that the model does not take."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says about a batch of B clips of at most T frames.
+
+    Attributes
+    ----------
+    score : (B,) float32
+        One number a clip, in standardised label units. 0 (the mean training label) for a clip
+        without a single valid frame.
+    frame_score : (B, T) float32
+        Score of every frame before temporal fusion; 0 where the mask is False.
+    attention : (B, T) float32 or None
+        Weight that the attentive enhancement gave to each frame of the appearance stream (of the
+        landmark stream when the direction is ``a2l``); 0 where the mask is False.
+    attention_landmark : (B, T) float32 or None
+        Weight given to the landmark stream; only with direction ``a2l`` or ``both``.
+    """
+
+    score: Tensor
+    frame_score: Tensor
+    attention: Tensor | None = None
+    attention_landmark: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class StreamStatistics:
+    """Per-channel mean and standard deviation of the training frames of both streams.
+
+    ``_mean`` and ``_sd`` over all frames, ``_within`` the deviation of frames from the mean of
+    their own clip; (Da,) and (136,) float32. A deviation of 0 is given as 1.
+    """
+
+    appearance_mean: Tensor
+    appearance_sd: Tensor
+    appearance_within: Tensor
+    landmark_mean: Tensor
+    landmark_sd: Tensor
+    landmark_within: Tensor
+
+
+class TemporalModel(nn.Module, ABC):
+    """A network from two streams of frames to one score a clip."""
+
+    @abstractmethod
+    def forward(
+        self, appearance: Tensor, landmark: Tensor, mask: Tensor, timestamp: Tensor | None = None
+    ) -> Prediction:
+        """Score a padded batch.
+
+        Parameters
+        ----------
+        appearance : (B, T, Da) float32
+        landmark : (B, T, 136) float32, normalised
+        mask : (B, T) bool, False for padding and for frames without a face
+        timestamp : (B, T) float64 seconds, optional
+        """
+
+    @abstractmethod
+    def set_statistics(self, statistics: StreamStatistics) -> None:
+        """Take the training frames' statistics, by which the streams are standardised."""
+
+    def predict(
+        self, appearance: Tensor, landmark: Tensor, mask: Tensor, timestamp: Tensor | None = None
+    ) -> Prediction:
+        """``forward`` without dropout and without a graph; the mode is put back afterwards."""
+        training = self.training
+        self.eval()
+        try:
+            with torch.no_grad():
+                result: Prediction = self(appearance, landmark, mask, timestamp)
+        finally:
+            self.train(training)
+        return result
+
+
+ModelT = TypeVar("ModelT", bound=type[TemporalModel])
+_REGISTRY: dict[str, type[TemporalModel]] = {}
+
+
+def register(name: str) -> Callable[[ModelT], ModelT]:
+    """Make a model known by ``name``; a name that is taken is a programming error."""
+
+    def decorate(model: ModelT) -> ModelT:
+        if name in _REGISTRY:
+            raise ValueError(f"the model name '{name}' is taken by {_REGISTRY[name].__name__}")
+        _REGISTRY[name] = model
+        return model
+
+    return decorate
+
+
+def names() -> list[str]:
+    """Names of all registered models, sorted."""
+    return sorted(_REGISTRY)
+
+
+def get(name: str) -> type[TemporalModel]:
+    """Return the class registered as ``name``; ModelError that lists the names otherwise."""
+    try:
+        return _REGISTRY[name]
+    except KeyError:
+        raise ModelError(
+            f"there is no model named '{name}'", f"known models: {', '.join(names())}"
+        ) from None
+
+
+def options(name: str) -> dict[str, Any]:
+    """Return the constructor arguments of a model and their defaults, in order."""
+    parameters = inspect.signature(get(name)).parameters.values()
+    return {p.name: p.default for p in parameters}
+
+
+def check_options(name: str, given: dict[str, Any]) -> None:
+    """Raise ModelError for an option that the model lacks, or a value of the wrong type."""
+    hints = get_type_hints(get(name).__init__)
+    valid = options(name)
+    for key, value in given.items():
+        if key not in valid:
+            near = get_close_matches(key, valid, n=1, cutoff=0.4)
+            raise ModelError(
+                f"model '{name}' has no option '{key}'"
+                + (f"; did you mean '{near[0]}'?" if near else ""),
+                f"options of {name}: {', '.join(valid)}",
+            )
+        try:
+            TypeAdapter(hints[key]).validate_python(value, strict=True)
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"]
+            raise ModelError(f"{key} of model '{name}': {reason}, found {value!r}") from None
+
+
+def create(name: str, **kwargs: Any) -> TemporalModel:
+    """Build a registered model.
+
+    Raises
+    ------
+    ModelError
+        Unknown name (the message's hint lists the names), unknown option or impossible value.
+    """
+    model = get(name)
+    check_options(name, kwargs)
+    return model(**kwargs)
+
+
+def choose(option: str, value: str, allowed: tuple[str, ...]) -> str:
+    """Return ``value`` if it is one of ``allowed``; ModelError otherwise."""
+    if value not in allowed:
+        raise ModelError(f"{option} must be one of {', '.join(allowed)}, not {value!r}")
+    return value

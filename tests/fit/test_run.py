@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from fit_clips import make_store, write_labels
+
+import store
+from stages.fit.baselines import time_average
+from stages.fit.config import FitConfig, apply_overrides
+from stages.fit.data import ClipLoader, clip_spans
+from stages.fit.labels import LabelError
+from stages.fit.metrics import measure
+from stages.fit.models import ModelError
+from stages.fit.protocol import SplitError
+from stages.fit.run import FitResult, RunError, fit, load_run, newest_run
+from store.errors import StoreMismatchError
+
+CONFIG = apply_overrides(
+    FitConfig(),
+    ["epochs=5", "batch_size=8", "model.channels=4", "split.test=0.3", "bootstrap=100", "seed=3"],
+)
+FILES = {
+    "model.safetensors",
+    "config.json",
+    "provenance.json",
+    "split.csv",
+    "epochs.csv",
+    "metrics.json",
+    "predictions.csv",
+}
+Made = tuple[Path, Path]
+
+
+@pytest.fixture(scope="module")
+def fitted(
+    made: Made, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[FitResult, list[str], list[dict[str, float]]]:
+    lines: list[str] = []
+    rows: list[dict[str, float]] = []
+    run_dir = tmp_path_factory.mktemp("runs") / "first"
+    return fit(*made, run_dir, CONFIG, lines.append, rows.append), lines, rows
+
+
+def test_a_run_folder_holds_all_and_nothing_else(fitted, made: Made) -> None:  # type: ignore[no-untyped-def]
+    result, lines, rows = fitted
+    folder = result.run_dir
+    assert {p.name for p in folder.iterdir()} == FILES
+    assert [p.name for p in folder.parent.iterdir()] == ["first"]
+    assert lines[-1].startswith("36 labelled clips: ")
+    assert rows == result.epochs and len(pd.read_csv(folder / "epochs.csv")) == len(rows)
+
+    provenance = json.loads((folder / "provenance.json").read_text())
+    assert provenance["store"] == store.open(made[0]).provenance
+    assert provenance["labels"]["sha256"] == hashlib.sha256(made[1].read_bytes()).hexdigest()
+    config = json.loads((folder / "config.json").read_text())
+    assert config["model"]["options"]["channels"] == 4
+    assert config["model"]["options"]["max_frames"] <= 19
+    assert FitConfig.model_validate(config["config"]) == CONFIG
+
+
+def test_no_person_stands_in_two_parts(fitted) -> None:  # type: ignore[no-untyped-def]
+    split = pd.read_csv(fitted[0].run_dir / "split.csv")
+    assert len(split) == 36
+    assert split.groupby("group")["part"].nunique().max() == 1
+    assert split["group"].nunique() == 12
+
+
+def test_metrics_are_those_of_the_predictions_file(fitted) -> None:  # type: ignore[no-untyped-def]
+    result = fitted[0]
+    table = pd.read_csv(result.run_dir / "predictions.csv")
+    held = json.loads((result.run_dir / "metrics.json").read_text())
+    for part, found in (("test", result.test), ("val", result.val)):
+        rows = table[table["part"] == part]
+        again = measure(rows["prediction"], rows["score"], samples=100)
+        assert (again.n, again.src) == (found.n, pytest.approx(found.src))
+        assert again.mae == pytest.approx(found.mae)
+    assert held["test"] == result.test.to_dict()
+    assert held["baselines"]["time_average_ridge"]["src"] == result.baseline.to_dict()["src"]
+    ridge = table["time_average_ridge"]
+    assert ridge[table["part"] == "test"].notna().all()
+    assert ridge[table["part"] != "test"].isna().all()
+
+
+def test_a_loaded_run_predicts_what_was_written(fitted, made: Made) -> None:  # type: ignore[no-untyped-def]
+    folder = fitted[0].run_dir
+    found = load_run(folder).predict(made[0])
+    assert list(found.columns) == ["clip", "score", "frames", "valid_frames"]
+    assert len(found) == 36
+    written = pd.read_csv(folder / "predictions.csv").set_index("clip")["prediction"]
+    np.testing.assert_allclose(found["score"], written[found["clip"]], rtol=1e-5, atol=1e-5)
+
+
+def test_the_same_seed_gives_the_same_run(fitted, made: Made, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    fit(*made, tmp_path / "again", CONFIG)
+    for name in FILES - {"provenance.json"}:
+        assert (tmp_path / "again" / name).read_bytes() == (
+            fitted[0].run_dir / name
+        ).read_bytes(), name
+
+
+def test_another_pack_is_refused(fitted, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    make_store(tmp_path / "b.store", clips=2, pack="b")
+    run = load_run(fitted[0].run_dir)
+    with pytest.raises(StoreMismatchError, match="'pack-a'.*'pack-b'") as caught:
+        run.predict(tmp_path / "b.store")
+    assert "--pack pack-a" in caught.value.hint and caught.value.exit_code == 2
+    make_store(tmp_path / "a.store", clips=2, pack="a", seed=9)
+    assert len(run.predict(tmp_path / "a.store")) == 2
+
+
+def test_a_store_without_faces_gives_an_empty_table(fitted, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    make_store(tmp_path / "a.store", clips=0)
+    assert load_run(fitted[0].run_dir).predict(tmp_path / "a.store").empty
+
+
+def test_folders_that_are_no_run(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="does not exist"):
+        load_run(tmp_path / "nothing")
+    with pytest.raises(RunError, match=r"has no config\.json"):
+        load_run(tmp_path)
+    with pytest.raises(RunError, match="there is no run in"):
+        newest_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("model.safetensors", lambda raw: raw[: len(raw) // 2], "not the weights"),
+        ("model.safetensors", lambda raw: b"", "not the weights"),
+        ("model.safetensors", None, "not the weights"),
+        ("config.json", lambda raw: raw.replace(b'"channels": 4', b'"channels": 5'), "not the w"),
+        ("config.json", lambda raw: raw.replace(b'"format": 1', b'"format": 2'), "found 2"),
+        ("config.json", lambda raw: raw.replace(b'"label"', b'"lebal"'), "incomplete"),
+        ("config.json", lambda raw: raw[:-9], "cannot be read"),
+        ("config.json", lambda raw: b"[]", "an object expected"),
+        ("metrics.json", None, "cannot be read"),
+    ],
+)
+def test_damaged_runs_are_one_clear_error(fitted, tmp_path: Path, name, change, said) -> None:  # type: ignore[no-untyped-def]
+    shutil.copytree(fitted[0].run_dir, tmp_path / "run")
+    file = tmp_path / "run" / name
+    if change is None:
+        file.unlink()
+    else:
+        raw = file.read_bytes()
+        file.write_bytes(change(raw))
+        assert file.read_bytes() != raw
+    with pytest.raises(RunError, match=said) as caught:
+        load_run(tmp_path / "run")
+    assert "\n" not in str(caught.value)
+
+
+def test_newest_run_is_the_one_finished_last(fitted, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    for name in ("b", "a"):
+        shutil.copytree(fitted[0].run_dir, tmp_path / name, copy_function=shutil.copyfile)
+    (tmp_path / ".c.partial-1").mkdir()
+    shutil.copyfile(tmp_path / "a" / "config.json", tmp_path / ".c.partial-1" / "config.json")
+    assert newest_run(tmp_path) == tmp_path / "a"
+
+
+def test_an_existing_folder_is_kept_unless_told_otherwise(made: Made, tmp_path: Path) -> None:
+    target = tmp_path / "run"
+    target.mkdir()
+    (target / "mine.txt").write_text("mine")
+    with pytest.raises(RunError, match="exists already"):
+        fit(*made, target, CONFIG)
+    with pytest.raises(RunError, match="is not a run and is left alone"):
+        fit(*made, target, CONFIG, overwrite=True)
+    assert (target / "mine.txt").read_text() == "mine"
+    quick = apply_overrides(CONFIG, ["epochs=1"])
+    fit(*made, tmp_path / "other", quick)
+    fit(*made, tmp_path / "other", apply_overrides(quick, ["seed=5"]), overwrite=True)
+    assert load_run(tmp_path / "other").config.seed == 5
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["other", "run"]
+
+
+def test_a_fit_that_fails_leaves_nothing_behind(made: Made, tmp_path: Path) -> None:
+    def interrupt(_: dict[str, float]) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(*made, tmp_path / "run", CONFIG, progress=interrupt)
+    labels = [("p00/clip000", 1.0, "a"), ("p01/clip001", 2.0, "b")]
+    with pytest.raises(SplitError, match="2 labelled clips of 2"):
+        fit(made[0], write_labels(tmp_path / "few.csv", labels), tmp_path / "run", CONFIG)
+    with pytest.raises(LabelError):
+        fit(made[0], tmp_path / "none.csv", tmp_path / "run", CONFIG)
+    bad = CONFIG.model_copy(update={"model_options": {"gate": "relu"}})
+    with pytest.raises(ModelError):
+        fit(*made, tmp_path / "run", bad)
+    assert [p.name for p in tmp_path.iterdir()] == ["few.csv"]
+
+
+def test_a_full_disk_is_one_clear_error(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("stages.fit.run_folder.save_file", full)
+    with pytest.raises(RunError, match="run: cannot be written .No space left") as caught:
+        fit(*made, tmp_path / "run", apply_overrides(CONFIG, ["epochs=1"]))
+    assert caught.value.exit_code == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_baselines_features_are_means_over_valid_frames(made: Made) -> None:
+    source = store.open(made[0])
+    loader = ClipLoader(source, list(clip_spans(source).values())[:3])
+    clips, x = time_average(loader)
+    assert x.shape == (3, 648)
+    held = source.clip(clips[2])
+    mean = held["appearance"][held["valid"]].astype(np.float64).mean(axis=0)
+    np.testing.assert_allclose(x[2, :512], mean, atol=1e-9)
