@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from fit_clips import make_store, write_labels
+
+from tests.fit.fit_clips import make_store, write_labels
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fit_clips import clip_rows, record
 
 import store
 from stages.fit import data
 from stages.fit.data import ClipLoader, clip_spans, resample_indices
 from stages.fit.landmarks import normalise_landmarks
+from tests.fit.fit_clips import clip_rows, record
 
 Made = tuple[Path, Path]
 

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fit_clips import face
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.fit.landmarks import normalise_landmarks
+from tests.fit.fit_clips import face
 
 
 def clip(n: int = 9, seed: int = 0) -> np.ndarray:

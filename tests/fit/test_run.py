@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from fit_clips import make_store, write_labels
 
 import store
 from stages.fit.baselines import time_average
@@ -21,6 +20,7 @@ from stages.fit.models import ModelError
 from stages.fit.protocol import SplitError
 from stages.fit.run import FitResult, RunError, fit, load_run, newest_run
 from store.errors import StoreMismatchError
+from tests.fit.fit_clips import make_store, write_labels
 
 CONFIG = apply_overrides(
     FitConfig(),

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from fit_clips import make_store
 
 import store
 from stages.fit import models
@@ -21,6 +20,7 @@ from stages.fit.trainer import (
     reproducible,
     train,
 )
+from tests.fit.fit_clips import make_store
 
 QUICK = TrainConfig(epochs=6, patience=3, batch_size=8, lr=5e-3)
 
@@ -73,9 +73,10 @@ def test_the_model_ends_with_the_best_epoch_on_validation(made: tuple[Path, Path
         result = train(model, first, second, config, 3, rows.append)
     assert rows == result.epochs and [r["epoch"] for r in rows] == list(range(1, len(rows) + 1))
     losses = [r["val_loss"] for r in rows]
-    assert result.best_epoch == losses.index(min(losses)) + 1
+    near = [k for k, loss in enumerate(losses) if loss <= 1.05 * min(losses)]
+    assert result.best_epoch == near[-1] + 1
     _, p, g = predict(model, second)
-    assert float(((p - g) ** 2).mean()) == pytest.approx(min(losses), rel=1e-5)
+    assert float(((p - g) ** 2).mean()) == pytest.approx(losses[near[-1]], rel=1e-5)
 
 
 def test_stops_when_patience_is_out(made: tuple[Path, Path]) -> None:

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
-import store_clips as clips
 import zarr
 
 import store
 from store.compact import _blocks
+from tests.store import store_clips as clips
 
 
 def test_blocks_hold_whole_shards_in_order():

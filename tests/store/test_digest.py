@@ -2,10 +2,10 @@ import hashlib
 
 import numpy as np
 import pytest
-import store_clips as clips
 import zarr
 
 import store
+from tests.store import store_clips as clips
 
 
 def write(path, order, layout=clips.TINY, **fields):

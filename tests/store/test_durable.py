@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-import store_clips as clips
 
 import store
 from store import durable
 from store.errors import StoreError, StoreWriteError
+from tests.store import store_clips as clips
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):

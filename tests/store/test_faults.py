@@ -5,12 +5,12 @@ import shutil
 import sqlite3
 
 import pytest
-import store_clips as clips
-from store_faults import Faults, Killed, kill
 
 import store
 from store import durable
 from store.index import Index
+from tests.store import store_clips as clips
+from tests.store.store_faults import Faults, Killed, kill
 
 OLD, NEW = clips.rows(5, 1), clips.rows(9, 2)
 

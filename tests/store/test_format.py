@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import store_clips as clips
 
 import store
 from store.index import _SCHEMA
 from store.records import COLUMNS
+from tests.store import store_clips as clips
 
 FORMAT = (Path(store.__file__).parent / "FORMAT.md").read_text("utf-8")
 

@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-import store_clips as clips
 
 import store
 from store.layout import Paths
 from store.lock import Holder, holder
+from tests.store import store_clips as clips
 
 HERE = Path(__file__).parent
 

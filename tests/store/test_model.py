@@ -6,13 +6,13 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-import store_clips as clips
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from store_faults import Faults, Killed, kill
 
 import store
 from store.layout import Layout
+from tests.store import store_clips as clips
+from tests.store.store_faults import Faults, Killed, kill
 
 CLIPS = st.sampled_from(["a.mp4", "b/c.mp4", "d.mp4"])
 TRACKS = st.integers(0, 1)

@@ -6,11 +6,11 @@ import threading
 
 import numpy as np
 import pytest
-import store_clips as clips
-from store_faults import kill
 
 import store
 from store import Status
+from tests.store import store_clips as clips
+from tests.store.store_faults import kill
 
 
 @pytest.fixture

@@ -3,10 +3,10 @@ import hashlib
 
 import numpy as np
 import pytest
-import store_clips as clips
 
 from store import Status, StoreError, array_specs
 from store.rows import pack, prepare, rows_sha256, unpack
+from tests.store import store_clips as clips
 
 
 def test_stored_rows_have_the_dtypes_of_the_schema():

@@ -5,10 +5,10 @@ import sqlite3
 
 import numpy as np
 import pytest
-import store_clips as clips
 import zarr
 
 import store
+from tests.store import store_clips as clips
 
 
 @pytest.fixture(scope="module")

@@ -3,11 +3,11 @@ import sqlite3
 
 import numpy as np
 import pytest
-import store_clips as clips
 import zarr
 
 import store
 from store import ClipExistsError, ClipNotFoundError, Status, StoreError, StoreMismatchError
+from tests.store import store_clips as clips
 
 
 def writer(path, provenance=clips.PROVENANCE, dtype="float16", layout=clips.TINY):

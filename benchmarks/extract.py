@@ -1,0 +1,295 @@
+"""How fast stage one is, against the loop that a user would otherwise write, and how good.
+
+Interleaved runs over the same clips, medians:
+
+(a) insightface: ``for frame in cv2.VideoCapture: FaceAnalysis.get(frame)``, as it comes, all cores
+(b) ours, ONNX Runtime on the CPU, 2 workers
+(c) ours, OpenVINO, 2 workers, where it is installed
+(d) the bare nets: the same calls with the same shapes, nothing else, 2 processes
+
+and the quality of (b) against (a'), ours with the detector on every frame. Ends with one line of
+JSON; leaves with 1 where it falls short of the floors below.
+
+    python benchmarks/extract.py FOLDER [--repeats 3] [--out benchmarks/results/NAME.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import importlib.metadata
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import store
+from stages.extract import packs
+from stages.extract.device import Device
+from stages.extract.inputs import find_clips
+from stages.extract.run import ExtractOptions, extract
+
+WORKERS = 2
+FLOORS = {
+    "ort_over_loop": 4.0,
+    "openvino_over_loop": 7.0,
+    "ort_of_limit": 0.85,
+    "openvino_of_limit": 0.75,
+    "median_cosine": 0.999,
+    "p5_cosine": 0.99,
+    "faces_found": 1.0,
+}
+CEILINGS = {"median_landmark_percent": 0.5, "peak_rss_gib": 2.0}
+
+
+def insightface_loop(clips: list[Path], pack: packs.Pack) -> int:
+    """(a): one process, a frame at a time, at the detector size that ours uses; return frames."""
+    import cv2
+    from insightface.app import FaceAnalysis
+
+    size = max(pack.detection.sizes)
+    analysis = FaceAnalysis(name=str(pack.folder), providers=["CPUExecutionProvider"])
+    analysis.prepare(ctx_id=-1, det_size=(size, size))
+    frames = 0
+    for path in clips:
+        capture = cv2.VideoCapture(str(path))
+        while True:
+            got, image = capture.read()
+            if not got:
+                break
+            analysis.get(image)
+            frames += 1
+    return frames
+
+
+def ours(folder: Path, where: Path, device: str, every: int | None = None) -> tuple[int, float]:
+    """(b), (c): a whole `pipeline extract`, workers' start included; return frames, peak bytes."""
+    with _PeakMemory() as peak:
+        options = ExtractOptions(
+            [folder], where, device=Device(device), workers=WORKERS, every=every
+        )
+        summary = extract(options)
+    return summary.frames, peak.bytes
+
+
+class _PeakMemory:
+    """Highest sum of the resident memory of this process's children and itself, sampled."""
+
+    def __enter__(self) -> _PeakMemory:
+        self.bytes, self._stop = 0.0, threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        page = os.sysconf("SC_PAGE_SIZE")
+        while not self._stop.wait(0.1):
+            total = 0
+            for pid in [os.getpid(), *_descendants()]:
+                try:
+                    total += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * page
+                except OSError:
+                    continue
+            self.bytes = max(self.bytes, total)
+
+
+def _descendants() -> list[int]:
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                text = (entry / "stat").read_text()
+            except OSError:
+                continue
+            parents[int(entry.name)] = int(text.rsplit(")", 1)[1].split()[1])
+    found, front = [], {os.getpid()}
+    while front:
+        front = {pid for pid, parent in parents.items() if parent in front}
+        found += front
+    return found
+
+
+class _Counting:
+    """A session that counts its calls by the shape of their input."""
+
+    def __init__(self, session: Any, calls: collections.Counter[tuple[int, ...]]) -> None:
+        self._session, self._calls = session, calls
+
+    def run(self, outputs: Any, feed: dict[str, Any]) -> Any:
+        self._calls[next(iter(feed.values())).shape] += 1
+        return self._session.run(outputs, feed)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+
+def count_calls(clips: list[Path], pack: packs.Pack) -> dict[str, dict[tuple[int, ...], int]]:
+    """Extract once in this process and count every net's calls by shape."""
+    from stages.extract.engine import extract_clip
+    from stages.extract.nets import open_nets
+    from stages.extract.recipe import Recipe
+
+    recipe = Recipe(detector_sizes=pack.detection.sizes)
+    nets = open_nets(pack, Device.CPU, recipe)
+    calls: dict[str, collections.Counter[tuple[int, ...]]] = {}
+    for name in ("detector", "landmark", "recognition"):
+        calls[name] = collections.Counter()
+        net = getattr(nets, name)
+        net._session = _Counting(net._session, calls[name])
+    for path in clips:
+        extract_clip(path.name, path, nets, recipe)
+    return {name: dict(counter) for name, counter in calls.items()}
+
+
+def bare(calls: dict[str, dict[tuple[int, ...], int]], device: str, share: float) -> float:
+    """(d) in one process: seconds for its share of the same calls, 1 thread, on random input."""
+    from stages.extract.nets import open_nets
+    from stages.extract.recipe import Recipe
+
+    pack = packs.resolve("lite")
+    nets = open_nets(pack, Device(device), Recipe(detector_sizes=pack.detection.sizes))
+    rng = np.random.default_rng(0)
+    jobs = []
+    for name, shapes in calls.items():
+        session = getattr(nets, name)._session
+        for shape, count in shapes.items():
+            blob = rng.normal(0, 0.5, shape).astype(np.float32)
+            jobs.append((session, session.get_inputs()[0].name, blob, round(count * share)))
+            session.run(None, {session.get_inputs()[0].name: blob})  # warm
+    begin = time.perf_counter()
+    for session, name, blob, count in jobs:
+        for _ in range(count):
+            session.run(None, {name: blob})
+    return time.perf_counter() - begin
+
+
+def limit(calls: dict[str, dict[tuple[int, ...], int]], device: str) -> float:
+    """Seconds of (d) with all workers busy."""
+    with multiprocessing.get_context("spawn").Pool(WORKERS) as pool:
+        return max(pool.starmap(bare, [(calls, device, 1 / WORKERS)] * WORKERS))
+
+
+def quality(sparse: Path, dense: Path) -> dict[str, float]:
+    """Compare every frame that has a face in both; landmarks in percent of the eyes' distance."""
+    a, b = store.open(sparse), store.open(dense)
+    cosines, moved, found, expected = [], [], 0, 0
+    for record in a.records():
+        if not record.status.has_rows:
+            continue
+        x, y = a.clip(record.clip), b.clip(record.clip)
+        found, expected = found + int(x["valid"].sum()), expected + int(y["valid"].sum())
+        both = x["valid"] & y["valid"]
+        if not both.any():
+            continue
+        e, f = (c["embedding"][both].astype(np.float64) for c in (x, y))
+        cosines.append((e * f).sum(1) / np.linalg.norm(e, axis=1) / np.linalg.norm(f, axis=1))
+        p, q = (c["landmark"][both].reshape(-1, 68, 2) for c in (x, y))
+        eyes = np.linalg.norm(q[:, 36:42].mean(1) - q[:, 42:48].mean(1), axis=1)
+        moved.append(100 * np.linalg.norm(p - q, axis=2).mean(1) / eyes)
+    cosine, distance = np.concatenate(cosines), np.concatenate(moved)
+    return {
+        "median_cosine": float(np.median(cosine)),
+        "p5_cosine": float(np.percentile(cosine, 5)),
+        "median_landmark_percent": float(np.median(distance)),
+        "faces_found": found / expected,
+    }
+
+
+def machine() -> dict[str, Any]:
+    """Name what the figures depend on."""
+    cpu = next(
+        (
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.processor(),
+    )
+    versions = {}
+    for name in ("facepipe", "insightface", "onnxruntime", "openvino", "opencv-python", "numpy"):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "versions": versions}
+
+
+def main() -> int:
+    """Run it all, print a table and the JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("demo/real_clips"))
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    pack = packs.resolve(packs.install("lite", lambda line: None))
+    clips = [source.path for source in find_clips([given.folder])]
+    devices = {"ort": "cpu"}
+    if "openvino" in set(Device) and importlib.util.find_spec("openvino"):
+        devices["openvino"] = "openvino"
+    seconds: dict[str, list[float]] = collections.defaultdict(list)
+    peak = 0.0
+    frames = 0
+    calls = count_calls(clips, pack)
+    with tempfile.TemporaryDirectory() as scratch:
+        home = Path(scratch)
+        for turn in range(given.repeats):
+            begin = time.perf_counter()
+            frames = insightface_loop(clips, pack)
+            seconds["loop"].append(time.perf_counter() - begin)
+            for name, device in devices.items():
+                begin = time.perf_counter()
+                _, memory = ours(given.folder, home / f"{name}-{turn}.store", device)
+                seconds[name].append(time.perf_counter() - begin)
+                peak = max(peak, memory)
+                seconds[f"{name}_limit"].append(limit(calls, device))
+            print(
+                f"turn {turn + 1}: " + ", ".join(f"{k} {v[-1]:.1f} s" for k, v in seconds.items())
+            )
+        ours(given.folder, home / "dense.store", "cpu", every=1)
+        good = quality(home / "ort-0.store", home / "dense.store")
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    figures: dict[str, float] = {f"{n}_frames_per_s": frames / s for n, s in median.items()}
+    for name in devices:
+        figures[f"{name}_over_loop"] = median["loop"] / median[name]
+        figures[f"{name}_of_limit"] = median[f"{name}_limit"] / median[name]
+    figures |= {**good, "peak_rss_gib": peak / 2**30}
+    short = [k for k, v in FLOORS.items() if k in figures and figures[k] < v]
+    short += [k for k, v in CEILINGS.items() if figures[k] > v]
+    for name, value in figures.items():
+        bound = FLOORS.get(name, CEILINGS.get(name))
+        mark = "" if bound is None else f"   ({'SHORT of' if name in short else 'holds'} {bound})"
+        print(f"{name:28s} {value:9.4f}{mark}")
+    told = {
+        "benchmark": "extract",
+        "date": time.strftime("%Y-%m-%d"),
+        **machine(),
+        "clips": len(clips),
+        "frames": frames,
+        "workers": WORKERS,
+        "repeats": given.repeats,
+        "seconds": {name: [round(s, 2) for s in values] for name, values in seconds.items()},
+        "figures": {name: round(value, 5) for name, value in figures.items()},
+        "short_of": short,
+    }
+    if given.out:
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        given.out.write_text(json.dumps(told, indent=1) + "\n")
+    print(json.dumps(told))
+    return 1 if short else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
