@@ -52,7 +52,7 @@ CEILINGS = {"median_landmark_percent": 0.5, "peak_rss_gib": 2.0}
 
 
 def insightface_loop(clips: list[Path], pack: packs.Pack) -> int:
-    """(a): one process, a frame at a time, at the detector size that ours uses; return frames."""
+    """Run (a), one process, a frame at a time, at our detector size; return frames."""
     import cv2
     from insightface.app import FaceAnalysis
 
@@ -72,7 +72,7 @@ def insightface_loop(clips: list[Path], pack: packs.Pack) -> int:
 
 
 def ours(folder: Path, where: Path, device: str, every: int | None = None) -> tuple[int, float]:
-    """(b), (c): a whole `pipeline extract`, workers' start included; return frames, peak bytes."""
+    """Run (b) or (c), workers' start included; return frames, peak bytes."""
     with _PeakMemory() as peak:
         options = ExtractOptions(
             [folder], where, device=Device(device), workers=WORKERS, every=every
@@ -155,7 +155,7 @@ def count_calls(clips: list[Path], pack: packs.Pack) -> dict[str, dict[tuple[int
 
 
 def bare(calls: dict[str, dict[tuple[int, ...], int]], device: str, share: float) -> float:
-    """(d) in one process: seconds for its share of the same calls, 1 thread, on random input."""
+    """Run a share of (d) in this process, 1 thread, on random input; return seconds."""
     from stages.extract.nets import open_nets
     from stages.extract.recipe import Recipe
 
