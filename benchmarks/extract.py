@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import collections
 import importlib.metadata
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -35,7 +36,7 @@ import numpy as np
 import store
 from stages.extract import packs
 from stages.extract.device import Device
-from stages.extract.inputs import find_clips
+from stages.extract.inputs import Source, find_clips
 from stages.extract.run import ExtractOptions, extract
 
 WORKERS = 2
@@ -136,21 +137,21 @@ class _Counting:
         return getattr(self._session, name)
 
 
-def count_calls(clips: list[Path], pack: packs.Pack) -> dict[str, dict[tuple[int, ...], int]]:
+def count_calls(sources: list[Source], pack: packs.Pack) -> dict[str, dict[tuple[int, ...], int]]:
     """Extract once in this process and count every net's calls by shape."""
-    from stages.extract.engine import extract_clip
+    from stages.extract.engine import Engine
     from stages.extract.nets import open_nets
     from stages.extract.recipe import Recipe
 
     recipe = Recipe(detector_sizes=pack.detection.sizes)
-    nets = open_nets(pack, Device.CPU, recipe)
+    nets = open_nets(pack, Device.CPU, recipe, flush_denormals=True)
     calls: dict[str, collections.Counter[tuple[int, ...]]] = {}
     for name in ("detector", "landmark", "recognition"):
         calls[name] = collections.Counter()
         net = getattr(nets, name)
         net._session = _Counting(net._session, calls[name])
-    for path in clips:
-        extract_clip(path.name, path, nets, recipe)
+    for _ in Engine(nets, recipe).run(sources):
+        pass
     return {name: dict(counter) for name, counter in calls.items()}
 
 
@@ -160,7 +161,8 @@ def bare(calls: dict[str, dict[tuple[int, ...], int]], device: str, share: float
     from stages.extract.recipe import Recipe
 
     pack = packs.resolve("lite")
-    nets = open_nets(pack, Device(device), Recipe(detector_sizes=pack.detection.sizes))
+    recipe = Recipe(detector_sizes=pack.detection.sizes)
+    nets = open_nets(pack, Device(device), recipe, flush_denormals=True)
     rng = np.random.default_rng(0)
     jobs = []
     for name, shapes in calls.items():
@@ -235,14 +237,15 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     pack = packs.resolve(packs.install("lite", lambda line: None))
-    clips = [source.path for source in find_clips([given.folder])]
+    sources = find_clips([given.folder])
+    clips = [source.path for source in sources]
     devices = {"ort": "cpu"}
     if "openvino" in set(Device) and importlib.util.find_spec("openvino"):
         devices["openvino"] = "openvino"
     seconds: dict[str, list[float]] = collections.defaultdict(list)
     peak = 0.0
     frames = 0
-    calls = count_calls(clips, pack)
+    calls = count_calls(sources, pack)
     with tempfile.TemporaryDirectory() as scratch:
         home = Path(scratch)
         for turn in range(given.repeats):

@@ -11,6 +11,7 @@ from pipeline import __version__, console
 from pipeline.commands import packs_app, store_app
 from pipeline.errors import run_reporting
 from stages.extract.device import Device
+from stages.extract.recipe import WhichFaces
 
 app = typer.Typer(
     name="pipeline",
@@ -60,6 +61,13 @@ def extract(
         int | None,
         typer.Option(min=1, help="Detect on every so many-th frame. [default: the store's, or 5]"),
     ] = None,
+    faces: Annotated[
+        WhichFaces | None,
+        typer.Option(help="The main face, or every track. [default: the store's, or main]"),
+    ] = None,
+    time_limit: Annotated[
+        float | None, typer.Option(min=1, help="Seconds for a clip. [default: by its size]")
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Extract clips again that are done.")] = False,
     retry_failed: Annotated[
         bool, typer.Option(help="Try clips again that failed or were unreadable.")
@@ -75,7 +83,18 @@ def extract(
     from stages.extract.run import extract as run
     from stages.extract.run import plan as make_plan
 
-    options = ExtractOptions(videos, store, pack, device, workers, every, overwrite, retry_failed)
+    options = ExtractOptions(
+        videos,
+        store,
+        pack,
+        device,
+        workers,
+        every=every,
+        overwrite=overwrite,
+        retry_failed=retry_failed,
+        time_limit_s=time_limit,
+        faces=faces,
+    )
     if dry_run:
         plan = make_plan(options)
         lists = {"extract": plan.todo, "done": plan.done, "changed": plan.changed}

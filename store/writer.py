@@ -172,8 +172,8 @@ class Writer:
         held = self._index.clip(clip, track)
         return held is not None and held.status.has_rows
 
-    def remove(self, clip: str) -> None:
-        """Remove all tracks of a clip; its rows go when the store is closed.
+    def remove(self, clip: str, track: int | None = None) -> None:
+        """Remove one track of a clip, or all; its rows go when the store is closed.
 
         Raises
         ------
@@ -183,10 +183,12 @@ class Writer:
         self._check_open()
         with reporting(self.path, f"removing {clip}"):
             with self._index.transaction():
-                count = self._index.drop_pending(clip) + self._index.drop_clip(clip)
+                count = self._index.drop_pending(clip, track)
+                count += self._index.drop_clip(clip, track)
             self._waiting = self._index.pending_rows()
         if not count:
-            raise ClipNotFoundError(f"{self.path}: holds no clip {clip!r}")
+            what = f"clip {clip!r}" if track is None else f"clip {clip!r}, track {track}"
+            raise ClipNotFoundError(f"{self.path}: holds no {what}")
 
     def records(self) -> Iterator[ClipRecord]:
         """Yield what is done, committed and journalled alike, ordered by clip and track.

@@ -14,11 +14,9 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from stages.extract.batches import BATCHES, F32, in_batches, to_blob
 from stages.extract.video import Image
-
-F32 = npt.NDArray[np.float32]
 
 _STRIDES = {9: ((8, 16, 32), 2), 15: ((8, 16, 32, 64, 128), 1)}
 _NMS_IOU = 0.4
@@ -68,12 +66,81 @@ class Detector:
         fixed = isinstance(height, int) and isinstance(width, int)
         self._fixed: tuple[int, int] | None = (height, width) if fixed else None
         self.sizes = (max(height, width),) if fixed else tuple(sizes)
+        # Nets whose outputs keep the batch apart (n, rows, c); those of SCRFD's first export mix it
+        # into the rows, and give wrong boxes for more than one picture at a time.
+        batched = len(outputs[0].shape) == 3 and not isinstance(inputs.shape[0], int)
+        self._batches = BATCHES if batched else (1,)
         self._threshold = threshold
         self._max_faces = max_faces
 
     def detect(self, image: Image) -> Faces:
         """Find the faces of one picture (h, w, 3) uint8 BGR."""
-        found = [self._at_size(image, size) for size in self.sizes]
+        return self.detect_many([image])[0]
+
+    def detect_many(self, images: Sequence[Image]) -> list[Faces]:
+        """Find the faces of pictures of any sizes; those of one size share the net's batches."""
+        views = [self._view(image, size) for image in images for size in self.sizes]
+        same: dict[tuple[int, ...], list[int]] = {}
+        for i, view in enumerate(views):
+            same.setdefault(view.canvas.shape, []).append(i)
+        found: dict[int, tuple[F32, F32, F32]] = {}
+        for members in same.values():
+            blob = to_blob([views[i].canvas for i in members], 127.5, 128.0)
+            outputs = in_batches(self._run, blob, self._batches)
+            for row, i in enumerate(members):
+                found[i] = self._decode([out[row] for out in outputs], views[i])
+        n = len(self.sizes)
+        return [
+            self._joined([found[i] for i in range(start, start + n)])
+            for start in range(0, len(views), n)
+        ]
+
+    def _run(self, blob: F32) -> list[F32]:
+        """Run the net; every output comes as (n, rows, c)."""
+        outputs = self._session.run(self._outputs, {self._input: blob})
+        return [out.reshape(len(blob), -1, out.shape[-1]) for out in outputs]
+
+    def _view(self, image: Image, size: int) -> _View:
+        """Scale a picture to a longest side and lay it into the top left of the net's input."""
+        h, w = image.shape[:2]
+        halvings = 0
+        while max(h, w) >= 2 * size and min(h, w) >= 2:
+            h, w = h // 2, w // 2  # halving is many times faster than any other ratio
+            even = image[: 2 * h, : 2 * w]
+            image = np.asarray(cv2.resize(even, (w, h), interpolation=cv2.INTER_AREA), np.uint8)
+            halvings += 1
+        if self._fixed:
+            net_h, net_w = self._fixed
+            scale = min(net_h / h, net_w / w)
+        else:
+            scale = size / max(h, w)
+        new_w, new_h = max(1, round(w * scale)), max(1, round(h * scale))
+        if not self._fixed:  # no wider than the picture needs: a 9:16 clip costs half a square
+            net_w, net_h = -(-new_w // 32) * 32, -(-new_h // 32) * 32
+        canvas = np.zeros((net_h, net_w, 3), np.uint8)
+        canvas[:new_h, :new_w] = cv2.resize(image, (new_w, new_h), interpolation=cv2.INTER_LINEAR)
+        back = np.array([w / new_w, h / new_h], np.float32) * np.float32(2**halvings)
+        return _View(canvas, back)
+
+    def _decode(self, outputs: Sequence[F32], view: _View) -> tuple[F32, F32, F32]:
+        """Turn one picture's outputs, each (rows, c), into boxes, scores and points."""
+        net_h, net_w = view.canvas.shape[:2]
+        levels = len(self._strides)
+        boxes, scores, points = [], [], []
+        for level, stride in enumerate(self._strides):
+            score = outputs[level].reshape(-1)
+            hit = np.flatnonzero(score >= self._threshold)
+            centre = _anchors(net_h // stride, net_w // stride, stride, self._anchors)[hit]
+            side = outputs[level + levels].reshape(-1, 4)[hit] * stride
+            point = outputs[level + 2 * levels].reshape(-1, 5, 2)[hit] * stride
+            boxes.append(np.hstack([centre - side[:, :2], centre + side[:, 2:]]))
+            points.append(centre[:, None] + point)
+            scores.append(score[hit])
+        box = np.concatenate(boxes) * np.tile(view.back, 2)
+        return box, np.concatenate(scores), np.concatenate(points) * view.back
+
+    def _joined(self, found: Sequence[tuple[F32, F32, F32]]) -> Faces:
+        """Suppress what was found twice, at one size or at several."""
         box, score, points = (np.concatenate(part) for part in zip(*found, strict=True))
         if not len(score):
             return Faces(box, score, points)
@@ -86,34 +153,13 @@ class Detector:
             keep = keep[np.sort(np.argsort(-area, kind="stable")[: self._max_faces])]
         return Faces(box[keep], score[keep], points[keep])
 
-    def _at_size(self, image: Image, size: int) -> tuple[F32, F32, F32]:
-        h, w = image.shape[:2]
-        scale = size / max(h, w)
-        if self._fixed:
-            net_h, net_w = self._fixed
-            scale = min(net_h / h, net_w / w)
-        new_w, new_h = max(1, round(w * scale)), max(1, round(h * scale))
-        if not self._fixed:  # no wider than the picture needs: a 9:16 clip costs half a square
-            net_w, net_h = (-(-new_w // 32) * 32, -(-new_h // 32) * 32)
-        method = cv2.INTER_AREA if scale < 0.5 else cv2.INTER_LINEAR
-        canvas = np.zeros((net_h, net_w, 3), np.uint8)
-        canvas[:new_h, :new_w] = cv2.resize(image, (new_w, new_h), interpolation=method)
-        blob = cv2.dnn.blobFromImage(canvas, 1 / 128, (net_w, net_h), (127.5,) * 3, swapRB=True)
-        outputs = self._session.run(self._outputs, {self._input: blob})
-        levels = len(self._strides)
-        boxes, scores, points = [], [], []
-        for level, stride in enumerate(self._strides):
-            score = outputs[level].reshape(-1)
-            hit = np.flatnonzero(score >= self._threshold)
-            centre = _anchors(net_h // stride, net_w // stride, stride, self._anchors)[hit]
-            side = outputs[level + levels].reshape(-1, 4)[hit] * stride
-            point = outputs[level + 2 * levels].reshape(-1, 5, 2)[hit] * stride
-            boxes.append(np.hstack([centre - side[:, :2], centre + side[:, 2:]]))
-            points.append(centre[:, None] + point)
-            scores.append(score[hit])
-        back = np.array([w / new_w, h / new_h], np.float32)
-        box = np.concatenate(boxes) * np.tile(back, 2)
-        return box, np.concatenate(scores), np.concatenate(points) * back
+
+@dataclass(frozen=True)
+class _View:
+    """A picture as the net sees it, and the factors (x, y) that lead back to its pixels."""
+
+    canvas: Image
+    back: F32
 
 
 @lru_cache(maxsize=64)

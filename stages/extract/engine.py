@@ -1,201 +1,142 @@
-"""One clip -> its rows: decode, follow, landmarks, alignment, vectors. No store, no processes."""
+"""Keeps one device busy: several clips at a time, what they ask for in common batches.
+
+One code path for CPU and GPU; they differ in how many clips are open (one CPU worker gains nothing
+from more than one) and in whether decoding has threads of its own.
+"""
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass, field
-from pathlib import Path
+import queue
+import threading
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from stages.extract.detector import F32
-from stages.extract.faces import align, roll
+from stages.extract.clip import ClipTask, Result
+from stages.extract.inputs import Source
 from stages.extract.nets import Nets
 from stages.extract.recipe import Recipe
-from stages.extract.tracks import Seen, Sighting, Tracklet, follow, join
-from stages.extract.video import ClipInfo, ClipReader, Image, UnreadableClipError
-from store.schema import ClipRecord, ClipRows, Status
+from stages.extract.requests import Answer, Detect, FindLandmarks, Request
+from stages.extract.video import Frame
 
-# Aligned faces wait here until it is known which face is the main one; past this many (150 MB) all
-# of them go through the net, which costs time but no memory.
-_HELD_CROPS = 4096
-_SAMPLED_CROPS = 4  # crops of a tracklet that are embedded to tell who it is
+AHEAD = 16  # frames that a decoding thread may be ahead; of 1080p that is 100 MB
 
 
 @dataclass
-class _Sequence:
-    """The frames of one tracklet; the first ``len(vectors)`` of them are embedded already."""
+class _Open:
+    """A clip that waits for an answer."""
 
-    tracklet: Tracklet
-    frames: list[int] = field(default_factory=list)
-    boxes: list[F32] = field(default_factory=list)
-    scores: list[float] = field(default_factory=list)
-    landmarks: list[F32] = field(default_factory=list)
-    crops: list[Image] = field(default_factory=list)
-    vectors: list[tuple[F32, F32]] = field(default_factory=list)
-
-    def embed(self, nets: Nets) -> int:
-        """Embed the crops that wait; return how many."""
-        waiting, self.crops = self.crops, []
-        if waiting:
-            self.vectors += zip(*nets.recognition(waiting), strict=True)
-        return len(waiting)
-
-    def identity(self, nets: Nets) -> npt.NDArray[np.floating]:
-        """Return the mean embedding (512,) over a few frames."""
-        if self.vectors:
-            embeddings = np.stack([embedding for embedding, _ in self.vectors])
-        else:
-            picks = np.linspace(0, len(self.crops) - 1, _SAMPLED_CROPS).round().astype(int)
-            embeddings, _ = nets.recognition([self.crops[i] for i in np.unique(picks)])
-        return np.asarray(embeddings.mean(axis=0))
+    source: Source
+    task: Generator[Request, Answer, list[Result]]
+    request: Request
 
 
-def extract_clip(
-    clip: str, path: Path, nets: Nets, recipe: Recipe
-) -> tuple[ClipRecord, ClipRows | None]:
-    """Extract the main face of one clip.
+class Engine:
+    """Extracts clips with the nets of one device.
 
     Parameters
     ----------
-    clip : str
-        Its id.
-    path : Path
-        The video or still image.
     nets : Nets
     recipe : Recipe
-
-    Returns
-    -------
-    tuple of ClipRecord and (ClipRows or None)
-        One row a decoded frame; None if nothing could be decoded. A file's faults end up in the
-        record's status and message and are never raised.
+    clips : int
+        Clips that are open at a time.
+    threads : bool
+        Whether each open clip is decoded ahead in a thread of its own.
     """
-    stat = path.stat()
-    identity: dict[str, Any] = {
-        "content_sha256": _sha256(path),
-        "size_bytes": stat.st_size,
-        "mtime_ns": stat.st_mtime_ns,
-    }
-    try:
-        with ClipReader(path) as reader:
-            times, rows = _rows(reader, nets, recipe)
-    except UnreadableClipError as error:
-        return ClipRecord(clip, Status.UNREADABLE, message=str(error), **identity), None
-    info = reader.info
-    status, message = info.status, info.message
-    if rows is None:
-        rows = ClipRows.empty(times)
-        status = Status.NO_FACE
-        message = "; ".join(filter(None, ["no face in any frame", info.message]))
-    return _record(clip, status, message, info, rows, identity), rows
 
+    def __init__(self, nets: Nets, recipe: Recipe, clips: int = 1, threads: bool = False) -> None:
+        self._nets, self._recipe = nets, recipe
+        self._clips, self._threads = clips, threads
 
-def _record(
-    clip: str,
-    status: Status,
-    message: str,
-    info: ClipInfo,
-    rows: ClipRows,
-    identity: dict[str, Any],
-) -> ClipRecord:
-    return ClipRecord(
-        clip,
-        status,
-        message=message,
-        frames=len(rows),
-        valid_frames=int(rows.valid.sum()),
-        claimed_frames=info.claimed_frames,
-        fps=info.fps,
-        duration_s=info.duration_s,
-        width=info.width,
-        height=info.height,
-        rotation=info.rotation,
-        decoder=info.decoder,
-        details={"variable_frame_rate": True} if info.variable_frame_rate else {},
-        **identity,
-    )
+    def run(self, sources: Iterable[Source]) -> Iterator[tuple[Source, list[Result]]]:
+        """Yield each clip with its results as it is finished, in any order."""
+        waiting = iter(sources)
+        open_: list[_Open] = []
+        while True:
+            for source in waiting:
+                task = ClipTask(
+                    source.clip, source.path, self._recipe, _ahead if self._threads else iter
+                ).run()
+                yield from self._advance(open_, source, task, None)
+                if len(open_) >= self._clips:
+                    break
+            if not open_:
+                return
+            kind = type(max(open_, key=lambda clip: _size(clip.request)).request)
+            asking = [clip for clip in open_ if type(clip.request) is kind]
+            open_[:] = [clip for clip in open_ if type(clip.request) is not kind]
+            answers = self._answer([clip.request for clip in asking])
+            for clip, answer in zip(asking, answers, strict=True):
+                yield from self._advance(open_, clip.source, clip.task, answer)
 
+    @staticmethod
+    def _advance(
+        open_: list[_Open],
+        source: Source,
+        task: Generator[Request, Answer, list[Result]],
+        answer: Answer,
+    ) -> Iterator[tuple[Source, list[Result]]]:
+        try:
+            open_.append(_Open(source, task, task.send(answer)))
+        except StopIteration as end:
+            yield source, end.value
 
-def _rows(
-    reader: ClipReader, nets: Nets, recipe: Recipe
-) -> tuple[npt.NDArray[np.float64], ClipRows | None]:
-    """Read a clip to its end; return its times (n,) and the main track's rows, if there is one."""
-    times: list[float] = []
-    sequences: dict[int, _Sequence] = {}
-    held = 0
-    cut_before: set[int] = set()  # tracklets that a cut ended
-    last_seen: Seen | None = None
-    for run in follow(reader, nets.detector.detect, recipe.every):
-        for seen in run:
-            if seen.cut and last_seen is not None:
-                cut_before |= {s.tracklet for s in last_seen.sightings}
-            last_seen = seen
-            times.append(seen.timestamp)
-        held += _look(run, sequences, nets)
-        if held > _HELD_CROPS:
-            held -= sum(sequence.embed(nets) for sequence in sequences.values())
-    for name in cut_before & sequences.keys():
-        sequences[name].tracklet.before_cut = True
-    timestamp = np.asarray(times, np.float64)
-    tracks = join(
-        {name: sequence.tracklet for name, sequence in sequences.items()},
-        lambda name: sequences[name].identity(nets),
-    )
-    if not tracks:
-        return timestamp, None
-    rows = ClipRows.empty(timestamp)
-    for name in tracks[0]:
-        sequence = sequences[name]
-        sequence.embed(nets)
-        at = np.asarray(sequence.frames)
-        rows.embedding[at] = [embedding for embedding, _ in sequence.vectors]
-        rows.appearance[at] = [appearance for _, appearance in sequence.vectors]
-        rows.landmark[at] = np.stack(sequence.landmarks).reshape(len(at), -1)
-        rows.box[at] = np.stack(sequence.boxes)
-        rows.score[at] = sequence.scores
-        rows.valid[at] = True
-    return timestamp, rows
-
-
-def _look(run: list[Seen], sequences: dict[int, _Sequence], nets: Nets) -> int:
-    """Add landmarks and aligned faces of a run of frames; return the number of faces added."""
-    jobs: list[tuple[Seen, Sighting]] = [(seen, s) for seen in run for s in seen.sightings]
-    if not jobs:
-        return 0
-    landmarks = nets.landmark(
-        [seen.image for seen, _ in jobs],
-        np.stack([s.box for _, s in jobs]),
-        roll(np.stack([s.points[:2] for _, s in jobs])),
-    )
-    added = 0
-    for (seen, sighting), landmark in zip(jobs, landmarks, strict=True):
-        if not _face_like(landmark, sighting.box, seen.image):
-            continue
-        if sighting.tracklet not in sequences:
-            sequences[sighting.tracklet] = _Sequence(
-                Tracklet(seen.index, seen.timestamp, sighting.box, after_cut=seen.cut)
+    def _answer(self, requests: Sequence[Any]) -> list[Answer]:
+        """Run requests of one kind as one batch and give each its part."""
+        nets = self._nets
+        if isinstance(requests[0], Detect):
+            return list(nets.detector.detect_many([r.image for r in requests]))
+        counts = [_size(r) for r in requests]
+        ends = np.cumsum(counts)[:-1]
+        if isinstance(requests[0], FindLandmarks):
+            landmarks = nets.landmark(
+                [image for r in requests for image in r.images],
+                np.concatenate([r.box for r in requests]),
+                np.concatenate([r.angle for r in requests]),
             )
-        sequence = sequences[sighting.tracklet]
-        sequence.tracklet.add(seen, sighting)
-        sequence.frames.append(seen.index)
-        sequence.boxes.append(sighting.box)
-        sequence.scores.append(sighting.score)
-        sequence.landmarks.append(landmark)
-        sequence.crops.append(align(seen.image, landmark))
-        added += 1
-    return added
+            return list(np.split(landmarks, ends))
+        vectors = nets.recognition([crop for r in requests for crop in r.crops])
+        return list(zip(*(np.split(v, ends) for v in vectors), strict=True))
 
 
-def _face_like(landmark: F32, box: F32, image: Image) -> bool:
-    """Whether the net saw a face: points that spread out, within a frame's size of the frame."""
-    size = np.array(image.shape[1::-1], np.float32)
-    inside = ((landmark > -size) & (landmark < 2 * size)).all()  # False for NaN as well
-    return bool(inside and np.ptp(landmark, axis=0).min() > 1 and (box[2:] > box[:2]).all())
+def _size(request: Request) -> int:
+    if isinstance(request, Detect):
+        return 1
+    return len(request.images if isinstance(request, FindLandmarks) else request.crops)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _ahead(frames: Iterable[Frame]) -> Iterator[Frame]:
+    """Iterate in a thread, `AHEAD` frames ahead; errors come out where the frame would."""
+    ready: queue.Queue[Frame | BaseException | None] = queue.Queue(AHEAD)
+    given_up = threading.Event()
+
+    def put(item: Frame | BaseException | None) -> bool:
+        while not given_up.is_set():
+            try:
+                ready.put(item, timeout=0.2)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def decode() -> None:
+        try:
+            for frame in frames:
+                if not put(frame):
+                    return
+            put(None)
+        except BaseException as error:
+            put(error)
+
+    thread = threading.Thread(target=decode, daemon=True)
+    thread.start()
+    try:
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        given_up.set()
+        thread.join()

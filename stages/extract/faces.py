@@ -8,17 +8,17 @@ net in batches and are refined by a second pass.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from stages.extract.batches import F32, in_batches, to_blob
 from stages.extract.packs import Refine
 from stages.extract.video import Image
 
-F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 
 CROP = 112  # side of an aligned face in pixels
@@ -27,10 +27,6 @@ TEMPLATE: F64 = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655],
      [70.7299, 92.2041]]
 )  # fmt: skip
-
-# Nets see batches of a few fixed sizes, so that a GPU meets no new shapes (each costs a search for
-# kernels) and little is wasted on padding.
-BATCHES = (16, 4, 1)
 
 _LANDMARK_MARGIN = 1.5  # side of a landmark crop over the longer side of the box (insightface)
 
@@ -72,24 +68,6 @@ def roll(eyes: npt.NDArray[np.floating]) -> F64:
     """Angle in radians of the line from the left to the right point of pairs (m, 2, 2)."""
     step = np.asarray(eyes, np.float64)[:, 1] - eyes[:, 0]
     return np.asarray(np.arctan2(step[:, 1], step[:, 0]), np.float64)
-
-
-def in_batches(run: Callable[[F32], Sequence[F32]], blob: F32) -> list[F32]:
-    """Run a net over (n, ...) rows in batches of the sizes in `BATCHES`, largest first."""
-    parts = []
-    start = 0
-    while start < len(blob):
-        size = next(size for size in BATCHES if size <= len(blob) - start)
-        parts.append(run(blob[start : start + size]))
-        start += size
-    return [np.concatenate(column) for column in zip(*parts, strict=True)]
-
-
-def _blob(crops: Sequence[Image], mean: float, std: float) -> F32:
-    """Pack pictures of one size (s, s, 3) BGR into (n, 3, s, s) float32 RGB, (x - mean) / std."""
-    side = crops[0].shape[:2]
-    blob = cv2.dnn.blobFromImages(list(crops), 1 / std, side, (mean,) * 3, swapRB=True)
-    return np.asarray(blob, np.float32)
 
 
 class LandmarkNet:
@@ -148,7 +126,7 @@ class LandmarkNet:
             matrix = np.hstack([linear, (self._side / 2 - linear @ middle)[:, None]])
             crops.append(_warp(picture, matrix, self._side))
             inverse.append(cv2.invertAffineTransform(matrix))
-        blob = _blob(crops, self._mean, self._std)
+        blob = to_blob(crops, self._mean, self._std)
         (out,) = in_batches(lambda part: self._session.run(None, {self._input: part}), blob)
         depth = 3 if out.shape[1] >= 3000 else 2
         point = out.reshape(len(out), -1, depth)[:, -68:, :2].astype(np.float64)
@@ -176,7 +154,7 @@ class RecognitionNet:
 
     def __call__(self, crops: Sequence[Image]) -> tuple[F32, F32]:
         """Return embedding and appearance, (n, 512) float32 each, of crops (112, 112, 3) BGR."""
-        blob = _blob(crops, self._mean, self._std)
+        blob = to_blob(crops, self._mean, self._std)
         embedding, appearance = in_batches(
             lambda part: self._session.run(None, {self._input: part}), blob
         )

@@ -25,18 +25,20 @@ class Nets:
     provider: str
 
 
-def open_nets(pack: Pack, device: Device, recipe: Recipe, threads: int = 1) -> Nets:
-    """Open a pack's nets on a device that was resolved (`sessions.resolve_device`).
+def open_nets(
+    pack: Pack, device: Device, recipe: Recipe, threads: int = 1, flush_denormals: bool = False
+) -> Nets:
+    """Open a pack's nets on a device that was resolved; parameters as for `sessions.open_session`.
 
     Raises
     ------
     DeviceError
         If a session is not live on that device.
     """
-    detector = open_session(pack.detector, device, threads)
-    landmark = open_session(pack.landmark, device, threads)
+    detector = open_session(pack.detector, device, threads, flush_denormals)
+    landmark = open_session(pack.landmark, device, threads, flush_denormals)
     model = with_appearance(onnx.load(str(pack.recognition)))
-    recognition = open_session(model.SerializeToString(), device, threads)
+    recognition = open_session(model.SerializeToString(), device, threads, flush_denormals)
     return Nets(
         Detector(detector, recipe.detector_sizes, recipe.detector_threshold),
         LandmarkNet(landmark, *_scaling(onnx.load(str(pack.landmark)), 128.0), pack.refine),

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import Any
+
+
+class WhichFaces(StrEnum):
+    """Which faces of a clip are kept: the one with the largest summed area, or every track."""
+
+    MAIN = "main"
+    ALL = "all"
 
 
 @dataclass(frozen=True)
@@ -19,11 +27,14 @@ class Recipe:
         Longest sides in pixels at which the detector looks.
     detector_threshold : float
         Least score of a face; a face is only followed if it reaches `tracks.SURE_SCORE` once.
+    faces : {"main", "all"}
+        Whether only the face with the largest summed area is kept, or every track.
     """
 
     every: int = 5
     detector_sizes: tuple[int, ...] = (640,)
     detector_threshold: float = 0.5
+    faces: str = "main"
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON types, as stores keep it."""

@@ -17,13 +17,11 @@ import store
 from stages.extract import packs
 from stages.extract.device import Device
 from stages.extract.inputs import Source, find_clips
-from stages.extract.recipe import Recipe
+from stages.extract.recipe import Recipe, WhichFaces
 from stages.extract.sessions import resolve_device
 from stages.extract.workers import WorkerSetup, run_clips
 from store.errors import StoreNotFoundError
 from store.schema import ClipRecord, ClipRows, Status
-
-TIME_LIMIT_S = 3600.0
 
 _VERSIONS = ("facepipe", "insightface", "onnx", "onnxruntime", "onnxruntime-gpu", "opencv-python",
              "numpy", "zarr")  # fmt: skip
@@ -34,7 +32,8 @@ class ExtractOptions:
     """What `extract` is asked to do; the command line's options by the same names.
 
     ``every`` None: what the store was made with, or 5 for a new one. ``workers`` None: one a core
-    on a CPU, one on a GPU.
+    on a CPU, one on a GPU. ``faces`` None: what the store was made with, or main.
+    ``time_limit_s`` None: by the size of each file.
     """
 
     videos: Sequence[Path]
@@ -45,7 +44,8 @@ class ExtractOptions:
     every: int | None = None
     overwrite: bool = False
     retry_failed: bool = False
-    time_limit_s: float = TIME_LIMIT_S
+    time_limit_s: float | None = None
+    faces: WhichFaces | None = None
 
 
 @dataclass
@@ -186,8 +186,10 @@ def extract(
     sources = find_clips(options.videos)
     pack = open_pack(options.pack, echo)
     device, reason = resolve_device(options.device, pack.landmark)
+    made_with = _recipe_of(options.store)
     recipe = Recipe(
-        every=options.every or _every_of(options.store) or Recipe.every,
+        every=options.every or made_with.get("every") or Recipe.every,
+        faces=str(options.faces or made_with.get("faces") or Recipe.faces),
         detector_sizes=tuple(pack.detection.sizes),
         detector_threshold=pack.detection.threshold,
     )
@@ -195,7 +197,10 @@ def extract(
     provider = "CUDAExecutionProvider" if device is Device.CUDA else "CPUExecutionProvider"
     with store.Writer(options.store, provenance(pack, recipe, provider)) as writer:
         todo = _plan(sources, writer.records(), options)
-        held = {record.clip for record in writer.records() if record.status.has_rows}
+        held: dict[str, set[int]] = {}  # tracks that have rows
+        for record in writer.records():
+            if record.status.has_rows:
+                held.setdefault(record.clip, set()).add(record.track)
         summary = Summary(options.store, todo, provider, reason, min(workers, len(todo.todo)))
         started(summary)
         if todo.todo:
@@ -204,20 +209,26 @@ def extract(
             results = run_clips(todo.todo, setup, summary.workers, options.time_limit_s)
             for record, rows in results:
                 record = _keep(writer, record, rows, held)
-                summary.add(record)
-                finished(record, summary)
+                if record.track == 0:
+                    summary.add(record)
+                    finished(record, summary)
             writer.flush()
             summary.seconds = time.perf_counter() - begin
     return summary
 
 
 def _keep(
-    writer: store.Writer, record: ClipRecord, rows: ClipRows | None, held: set[str]
+    writer: store.Writer, record: ClipRecord, rows: ClipRows | None, held: dict[str, set[int]]
 ) -> ClipRecord:
-    """Write what came of a clip; return the record of it, which says so if it was refused."""
+    """Write what came of a track; return the record of it, which says so if it was refused."""
     if rows is not None:
         try:
             writer.append(record, rows, replace=True)
+            before = held.get(record.clip, set())
+            before.discard(record.track)
+            if record.track == 0:  # the last one: tracks that are left are of the time before
+                for track in before:
+                    writer.remove(record.clip, track)
             return record
         except store.StoreError as error:  # rows that break the format: no reader should see them
             record = ClipRecord(
@@ -267,10 +278,9 @@ def provenance(pack: packs.Pack, recipe: Recipe, provider: str) -> dict[str, Any
     }
 
 
-def _every_of(path: Path) -> int | None:
-    """Return the key-frame distance that a store was made with, None if there is no store."""
+def _recipe_of(path: Path) -> dict[str, Any]:
+    """Return the recipe that a store was made with, an empty one if there is no store."""
     try:
-        saved = store.open(path).provenance.get("recipe", {}).get("every")
+        return dict(store.open(path).provenance.get("recipe", {}))
     except StoreNotFoundError:
-        return None
-    return int(saved) if saved else None
+        return {}

@@ -12,7 +12,9 @@ from stages.extract.device import Device, DeviceError
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
-def open_session(model: Path | bytes, device: Device, threads: int = 1) -> Any:
+def open_session(
+    model: Path | bytes, device: Device, threads: int = 1, flush_denormals: bool = False
+) -> Any:
     """Open a session for one model and verify its provider.
 
     Parameters
@@ -23,6 +25,11 @@ def open_session(model: Path | bytes, device: Device, threads: int = 1) -> Any:
         ``auto`` must have been resolved before (`resolve_device`).
     threads : int
         Threads inside one operator. One per worker process is fastest for nets this small.
+    flush_denormals : bool
+        Take denormal numbers for 0: small trained weights make denormal activations, which x86
+        computes 20 times slower (lite's recognition net as shipped: 65 ms a face, 9 with this).
+        ONNX Runtime heeds it in the first session of a process, and sets it for the whole calling
+        thread: for worker processes only.
 
     Raises
     ------
@@ -34,10 +41,8 @@ def open_session(model: Path | bytes, device: Device, threads: int = 1) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
-    # Small trained weights make denormal activations, which x86 computes 20 times slower: measured
-    # on lite's recognition net, 65 ms a face without this and 9 with it. ONNX Runtime heeds it for
-    # the first session of a process, on the thread that opens it.
-    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    if flush_denormals:
+        options.add_session_config_entry("session.set_denormal_as_zero", "1")
     wanted: list[Any] = [_CPU]
     if device is Device.CUDA:
         # HEURISTIC: an exhaustive search of kernels costs half a second for each new shape.

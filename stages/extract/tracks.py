@@ -1,6 +1,6 @@
 """Which face is which through a clip: key frames, tracklets between them, tracks across gaps.
 
-`follow` runs the detector on every k-th frame, on the first and the last, and on both sides of a
+`Follower` asks for faces on every k-th frame, on the first and the last, and on both sides of a
 cut; where the faces of two neighbouring key frames do not match it looks in the middle, and again,
 until they match or the frames are adjacent. Between matched key frames boxes are interpolated. What
 it yields are tracklets: a face followed without a break. `join` puts tracklets of one person
@@ -10,14 +10,16 @@ together, by motion over short gaps and by embedding over long ones and cuts.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
-from stages.extract.detector import F32, Faces
+from stages.extract.batches import F32
+from stages.extract.detector import Faces
+from stages.extract.requests import Detect
 from stages.extract.video import Frame, Image
 
 SURE_SCORE = 0.7  # a tracklet needs one face as sure as this; weaker ones only carry it on
@@ -76,39 +78,48 @@ class Tracklet:
         self.best = max(self.best, sighting.score)
 
 
-def follow(
-    frames: Iterable[Frame], detect: Callable[[Image], Faces], every: int
-) -> Iterator[list[Seen]]:
-    """Yield runs of neighbouring frames, in order, each frame with its sightings.
+class Follower:
+    """Follows the faces of a clip, a few frames at a time.
 
     Parameters
     ----------
     frames : iterable of Frame
-    detect : callable
-        Picture -> `Faces`.
     every : int
         Distance of regular key frames, 1 or more. At most so many frames are held at a time.
     """
-    number = itertools.count()
-    previous: _Key | None = None  # the last key frame, yielded already
-    gap: list[Seen] = []
-    thumbnail: F32 | None = None
-    for index, frame in enumerate(frames):
-        seen = Seen(index, frame.timestamp, frame.image)
-        before, thumbnail = thumbnail, _thumbnail(frame.image)
-        seen.cut = before is not None and float(np.abs(thumbnail - before).mean()) > CUT_CHANGE
-        if seen.cut and gap:  # the frame before a cut is a key frame as well
-            previous = _close(previous, gap, detect, number)
-            yield gap
-            gap = []
-        gap.append(seen)
-        if previous is None or seen.cut or len(gap) == every:
-            previous = _close(previous, gap, detect, number)
-            yield gap
-            gap = []
-    if gap:
-        _close(previous, gap, detect, number)
-        yield gap
+
+    def __init__(self, frames: Iterable[Frame], every: int) -> None:
+        self._frames = enumerate(frames)
+        self._every = every
+        self._names = itertools.count()
+        self._key: _Key | None = None  # the last key frame, given out already
+        self._carried: Seen | None = None  # the first frame after a cut
+        self._thumbnail: F32 | None = None
+
+    def next_run(self) -> Generator[Detect, Faces, list[Seen]]:
+        """Return the next neighbouring frames with their sightings; empty at the clip's end.
+
+        A generator: yields pictures to look for faces in, and is sent the faces.
+        """
+        gap = [self._carried] if self._carried else []
+        cut, self._carried = bool(gap), None
+        if not cut:
+            for index, frame in self._frames:
+                seen = Seen(index, frame.timestamp, frame.image)
+                before, self._thumbnail = self._thumbnail, _thumbnail(frame.image)
+                if before is not None:
+                    seen.cut = float(np.abs(self._thumbnail - before).mean()) > CUT_CHANGE
+                if seen.cut and gap:  # the frame before a cut is a key frame as well
+                    self._carried = seen
+                    break
+                gap.append(seen)
+                if self._key is None or seen.cut or len(gap) == self._every:
+                    break
+        if gap:
+            key = _Key(gap[-1], (yield Detect(gap[-1].image)))
+            yield from _resolve(self._key, gap[:-1], key, self._names)
+            self._key = key
+        return gap
 
 
 @dataclass
@@ -128,31 +139,21 @@ class _Key:
         return sighting
 
 
-def _close(
-    previous: _Key | None, gap: list[Seen], detect: Callable[[Image], Faces], number: Iterator[int]
-) -> _Key:
-    """Detect on the last frame of a gap and fill the frames before it."""
-    key = _Key(gap[-1], detect(gap[-1].image))
-    _resolve(previous, gap[:-1], key, detect, number)
-    return key
-
-
 def _resolve(
     a: _Key | None,
     between: list[Seen],
     b: _Key,
-    detect: Callable[[Image], Faces],
     number: Iterator[int],
-) -> None:
+) -> Generator[Detect, Faces, None]:
     """Name the faces of key frame b after those of a, and fill the frames between."""
     pairs: list[tuple[int, int]] = []
     if a is not None and not b.seen.cut:
         pairs = _match(a.faces, b.faces, SMOOTH_IOU if between else LEAST_IOU)
     if a is not None and between and not _settled(a.faces, b.faces, pairs):
         middle = len(between) // 2
-        key = _Key(between[middle], detect(between[middle].image))
-        _resolve(a, between[:middle], key, detect, number)
-        _resolve(key, between[middle + 1 :], b, detect, number)
+        key = _Key(between[middle], (yield Detect(between[middle].image)))
+        yield from _resolve(a, between[:middle], key, number)
+        yield from _resolve(key, between[middle + 1 :], b, number)
         return
     for i, j in pairs:
         assert a is not None
@@ -208,40 +209,38 @@ def _thumbnail(image: Image) -> F32:
     return np.asarray(grid.mean(axis=2, dtype=np.float32))
 
 
+def strangers(tracklets: Mapping[int, Tracklet]) -> list[int]:
+    """List the tracklets whose embedding `join` needs: those that motion alone cannot place."""
+    sure = _sure(tracklets)
+    needed = {n for a, b in _in_turn(sure) if not _moved_on(sure[a], sure[b]) for n in (a, b)}
+    return sorted(needed)
+
+
 def join(
-    tracklets: dict[int, Tracklet], embed: Callable[[int], npt.NDArray[np.floating]]
+    tracklets: Mapping[int, Tracklet], embedding: Mapping[int, npt.NDArray[np.floating]]
 ) -> list[list[int]]:
     """Group tracklets into tracks, the one with the largest summed box area first.
 
     Parameters
     ----------
-    tracklets : dict of int to Tracklet
-    embed : callable
-        Tracklet number -> its mean embedding (512,). Called only where a clip has several.
+    tracklets : mapping of int to Tracklet
+    embedding : mapping of int to (512,) array
+        Mean embeddings of `strangers`.
 
     Returns
     -------
     list of list of int
         Tracklet numbers of each track, in time order. Tracklets without one sure face are left out.
     """
-    sure = {n: t for n, t in tracklets.items() if t.best >= SURE_SCORE}
+    sure = _sure(tracklets)
     group = {n: [n] for n in sure}
-    by_start = sorted(sure, key=lambda n: sure[n].first)
-    unit: dict[int, npt.NDArray[np.floating]] = {}
+    unit = {n: v / max(float(np.linalg.norm(v)), 1e-9) for n, v in embedding.items()}
     links: list[tuple[float, int, int]] = []
-    for a in by_start:
-        for b in by_start:
-            if sure[a].last >= sure[b].first:
-                continue  # both in one frame: two people
-            if _moved_on(sure[a], sure[b]):
-                links.append((2.0, a, b))
-                continue
-            for n in (a, b):
-                if n not in unit:
-                    vector = np.asarray(embed(n), np.float64)
-                    unit[n] = vector / max(float(np.linalg.norm(vector)), 1e-9)
-            if (cosine := float(unit[a] @ unit[b])) >= JOIN_COSINE:
-                links.append((cosine, a, b))
+    for a, b in _in_turn(sure):
+        if _moved_on(sure[a], sure[b]):
+            links.append((2.0, a, b))
+        elif (cosine := float(unit[a] @ unit[b])) >= JOIN_COSINE:
+            links.append((cosine, a, b))
     for _, a, b in sorted(links, key=lambda link: (-link[0], link[1], link[2])):
         if group[a] is group[b]:
             continue
@@ -251,6 +250,16 @@ def join(
                 group[n] = both
     tracks = list({id(g): g for g in group.values()}.values())
     return sorted(tracks, key=lambda g: (-sum(sure[n].area for n in g), g[0]))
+
+
+def _sure(tracklets: Mapping[int, Tracklet]) -> dict[int, Tracklet]:
+    return {n: t for n, t in tracklets.items() if t.best >= SURE_SCORE}
+
+
+def _in_turn(tracklets: Mapping[int, Tracklet]) -> list[tuple[int, int]]:
+    """Pairs of which the first ends before the second begins; others are two people."""
+    order = sorted(tracklets, key=lambda n: tracklets[n].first)
+    return [(a, b) for a in order for b in order if tracklets[a].last < tracklets[b].first]
 
 
 def _moved_on(a: Tracklet, b: Tracklet) -> bool:

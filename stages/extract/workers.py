@@ -1,4 +1,4 @@
-"""Worker processes: each holds the nets and turns one clip at a time into rows.
+"""Worker processes: each holds the nets of a device and turns clips into rows.
 
 Spawned, never forked (threads and sessions do not survive a fork). A worker that dies takes only
 its clip along: pebble replaces it, the clip is tried once more and then given up.
@@ -6,6 +6,7 @@ its clip along: pebble replaces it, the clip is tried once more and then given u
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import signal
@@ -37,13 +38,18 @@ class WorkerSetup:
     device: Device
     recipe: Recipe
 
+    @property
+    def clips(self) -> int:
+        """Clips that a worker takes at a time: on a GPU enough to fill its batches."""
+        return 1 if self.device is Device.CPU else 16
+
 
 _setup: WorkerSetup
-_nets: Any = None
+_engine: Any = None
 
 
 def run_clips(
-    sources: Iterable[Source], setup: WorkerSetup, workers: int, time_limit_s: float
+    sources: Iterable[Source], setup: WorkerSetup, workers: int, time_limit_s: float | None
 ) -> Iterator[Result]:
     """Extract clips in worker processes; yield results as they come, in any order.
 
@@ -52,9 +58,9 @@ def run_clips(
     sources : iterable of Source
     setup : WorkerSetup
     workers : int
-        Number of processes. At most two clips a worker are in flight, so memory stays bounded.
-    time_limit_s : float
-        Seconds after which a clip is cut off and its worker replaced.
+        Number of processes. Each has at most two tasks in flight, so memory stays bounded.
+    time_limit_s : float, optional
+        Seconds after which a clip is cut off and its worker replaced; by its size if not given.
 
     Raises
     ------
@@ -66,37 +72,54 @@ def run_clips(
         max_workers=workers, initializer=_start, initargs=(setup,), context=context
     )
     waiting = iter(sources)
-    flying: dict[Any, tuple[Source, int]] = {}
+    flying: dict[Any, tuple[list[Source], int]] = {}
 
-    def send(source: Source, tried: int) -> None:
-        flying[pool.schedule(_work, args=(source,), timeout=time_limit_s)] = (source, tried)
+    def send(group: list[Source], tried: int) -> None:
+        limit = sum(time_limit_s or usual_time_limit(source.path) for source in group)
+        flying[pool.schedule(_work, args=(group,), timeout=limit)] = (group, tried)
+
+    def send_next() -> None:
+        if group := list(itertools.islice(waiting, setup.clips)):
+            send(group, 1)
 
     try:
-        for source in waiting:
-            send(source, 1)
-            if len(flying) >= 2 * workers:
-                break
+        for _ in range(2 * workers):
+            send_next()
         while flying:
             done, _ = wait(flying, return_when=FIRST_COMPLETED)
             for future in done:
-                source, tried = flying.pop(future)
-                fault = _fault(future, time_limit_s)
+                group, tried = flying.pop(future)
+                fault = _fault(future)
                 if fault is None:
-                    yield future.result()
-                elif tried < _TRIES and future.exception().__class__ is not TimeoutError:
-                    send(source, tried + 1)
+                    yield from future.result()
+                elif len(group) > 1:  # one of them did it: each for itself
+                    for source in group:
+                        send([source], 1)
+                    continue
+                elif tried < _TRIES and not isinstance(future.exception(), TimeoutError):
+                    send(group, tried + 1)
                     continue
                 else:
-                    yield _failed(source, fault), None
-                if (after := next(waiting, None)) is not None:
-                    send(after, 1)
+                    yield _failed(group[0], fault), None
+                send_next()
         pool.close()
     finally:
         pool.stop()
         pool.join()
 
 
-def _fault(future: Any, time_limit_s: float) -> str | None:
+def usual_time_limit(path: Path) -> float:
+    """Seconds that a clip may take: 5 minutes, and what its bytes take at 5 kB/s.
+
+    That is some 20 times what the slowest clips need on one core, and it ends decoders that hang.
+    """
+    try:
+        return 300.0 + path.stat().st_size / 5e3
+    except OSError:
+        return 300.0
+
+
+def _fault(future: Any) -> str | None:
     """Say in a line why a clip failed, None if it did not."""
     error = future.exception()
     if error is None:
@@ -104,7 +127,7 @@ def _fault(future: Any, time_limit_s: float) -> str | None:
     if isinstance(error, FacepipeError):
         raise error
     if isinstance(error, TimeoutError):
-        return f"gave no result within {time_limit_s:g} s, cut off"
+        return "gave no result within its time limit, cut off"
     if isinstance(error, pebble.ProcessExpired):
         return f"the worker process died (exit code {error.exitcode})"
     if isinstance(error, MemoryError):
@@ -143,20 +166,18 @@ def _die_with_parent() -> None:
         os._exit(1)  # the parent was killed: nobody will take our results
 
 
-def _work(source: Source) -> Result:
+def _work(sources: list[Source]) -> list[Result]:
     # Imported here: the parent, which only sends and writes, starts a second sooner without them.
     import cv2
 
     from stages.extract import packs
-    from stages.extract.engine import extract_clip
+    from stages.extract.engine import Engine
     from stages.extract.nets import open_nets
 
-    global _nets
-    if _nets is None:
+    global _engine
+    if _engine is None:
         cv2.setNumThreads(1)  # one worker a core
-        _nets = open_nets(packs.resolve(_setup.pack), _setup.device, _setup.recipe)
-    try:
-        return extract_clip(source.clip, Path(source.path), _nets, _setup.recipe)
-    except OSError as error:
-        record = ClipRecord(source.clip, Status.UNREADABLE, message=error.strerror or str(error))
-        return record, None
+        pack = packs.resolve(_setup.pack)
+        nets = open_nets(pack, _setup.device, _setup.recipe, flush_denormals=True)
+        _engine = Engine(nets, _setup.recipe, _setup.clips, threads=_setup.clips > 1)
+    return [result for _, results in _engine.run(sources) for result in results]

@@ -6,9 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
-from stages.extract import engine
+from stages.extract import clip as clip_module
 from stages.extract.device import Device
-from stages.extract.engine import extract_clip
+from stages.extract.engine import Engine
+from stages.extract.inputs import Source
 from stages.extract.nets import Nets, open_nets
 from stages.extract.packs import resolve
 from stages.extract.recipe import Recipe
@@ -22,7 +23,8 @@ def nets(small_pack: Path) -> Nets:
 
 
 def extract(path: Path, nets: Nets, every: int = 5) -> tuple[ClipRecord, ClipRows]:
-    record, rows = extract_clip(path.name, path, nets, Recipe(every=every))
+    ((source, ((record, rows),)),) = Engine(nets, Recipe(every=every)).run([Source("a", path)])
+    assert record.clip == source.clip == "a"
     assert rows is not None
     return record, rows
 
@@ -82,7 +84,7 @@ def test_no_face(tmp_path: Path, nets: Nets) -> None:
 def test_unreadable(tmp_path: Path, nets: Nets) -> None:
     path = tmp_path / "a.mp4"
     path.write_text("text")
-    record, rows = extract_clip("a.mp4", path, nets, Recipe())
+    ((_, ((record, rows),)),) = Engine(nets, Recipe()).run([Source("a.mp4", path)])
     assert rows is None
     assert record.status is Status.UNREADABLE
     assert "plain text" in record.message
@@ -103,7 +105,7 @@ def test_long_clips_in_bounded_memory_give_the_same_rows(
     frames = [picture([(70 + i, 120, 50), (220, 120, 80)]) for i in range(30)]
     path = write_video(tmp_path / "a.mp4", frames)
     _, expected = extract(path, nets)
-    monkeypatch.setattr(engine, "_HELD_CROPS", 7)
+    monkeypatch.setattr(clip_module, "HELD_CROPS", 7)
     _, rows = extract(path, nets)
     for name, array in rows.as_dict().items():
         np.testing.assert_array_equal(array, expected.as_dict()[name], err_msg=name)
@@ -133,3 +135,54 @@ def test_it_is_deterministic(tmp_path: Path, nets: Nets, small_pack: Path) -> No
     _, again = extract(path, open_nets(resolve(small_pack), Device.CPU, Recipe()))
     for name, array in first.as_dict().items():
         np.testing.assert_array_equal(array, again.as_dict()[name], err_msg=name)
+
+
+def same(a: ClipRows, b: ClipRows) -> None:
+    for name, array in a.as_dict().items():
+        np.testing.assert_array_equal(array, b.as_dict()[name], err_msg=name)
+
+
+@pytest.mark.parametrize("threads", [False, True])
+def test_clips_that_share_batches_get_the_rows_they_get_alone(
+    tmp_path: Path, nets: Nets, threads: bool
+) -> None:
+    paths = [moving_square(tmp_path / f"{i}.mp4", frames=9 + 4 * i) for i in range(5)]
+    paths.append(write_video(tmp_path / "nobody.mp4", [picture([], size=(160, 200))] * 7))
+    (tmp_path / "broken.mp4").write_text("text")
+    paths.append(tmp_path / "broken.mp4")
+    sources = [Source(path.name, path) for path in paths]
+    together = dict(Engine(nets, Recipe(), clips=3, threads=threads).run(sources))
+    assert set(together) == set(sources)
+    for source in sources:
+        ((_, ((alone, expected),)),) = Engine(nets, Recipe()).run([source])
+        ((record, rows),) = together[source]
+        assert record == alone
+        if expected is None:
+            assert rows is None
+        else:
+            same(rows, expected)
+
+
+def test_all_faces_are_tracks_of_their_own(tmp_path: Path, nets: Nets) -> None:
+    frames = [picture([(70, 120, 50), (220, 120, 90)] if i < 15 else [(220, 120, 90)])
+              for i in range(20)]  # fmt: skip
+    path = write_video(tmp_path / "a.mp4", frames)
+    ((_, results),) = Engine(nets, Recipe(faces="all")).run([Source("a", path)])
+    assert [record.track for record, _ in results] == [1, 0]
+    (small, small_rows), (large, large_rows) = results
+    assert (large.valid_frames, small.valid_frames) == (20, 15)
+    assert small.frames == large.frames == 20
+    assert (small_rows.box[:15, 0] < 100).all()
+    _, main = extract(path, nets)
+    same(main, large_rows)
+
+
+def test_a_decoder_that_fails_in_its_thread_fails_its_clip(tmp_path: Path, nets: Nets) -> None:
+    path = moving_square(tmp_path / "a.mp4")
+    data = path.read_bytes()
+    path.write_bytes(data[: data.index(b"moov") - 4])
+    good = moving_square(tmp_path / "b.mp4")
+    sources = [Source("a", path), Source("b", good)]
+    found = dict(Engine(nets, Recipe(), clips=2, threads=True).run(sources))
+    assert found[sources[0]][0][0].status is Status.UNREADABLE
+    assert found[sources[1]][0][0].status is Status.OK

@@ -13,7 +13,7 @@ from insightface.utils import face_align
 
 from stages.extract.detector import Detector
 from stages.extract.device import Device
-from stages.extract.faces import BATCHES, TEMPLATE, align, five_points, in_batches, similarity
+from stages.extract.faces import TEMPLATE, align, five_points, similarity
 from stages.extract.nets import Nets, open_nets
 from stages.extract.packs import Pack, resolve
 from stages.extract.recipe import Recipe
@@ -75,19 +75,6 @@ def test_five_points_are_means_of_the_eyes_and_corners() -> None:
     np.testing.assert_allclose(five_points(landmark)[0], eye)
     np.testing.assert_allclose(five_points(landmark)[2], landmark[30])
     np.testing.assert_allclose(five_points(landmark)[4], (landmark[54] + landmark[64]) / 2)
-
-
-@pytest.mark.parametrize("n", [1, 3, 4, 5, 16, 23, 37])
-def test_batches_have_few_sizes_and_lose_nothing(n: int) -> None:
-    sizes = []
-
-    def double(part: np.ndarray) -> list[np.ndarray]:
-        sizes.append(len(part))
-        return [part * 2]
-
-    blob = np.random.default_rng(n).normal(size=(n, 3)).astype(np.float32)
-    np.testing.assert_array_equal(in_batches(double, blob)[0], blob * 2)
-    assert set(sizes) <= set(BATCHES)
 
 
 def test_detector_agrees_with_insightface(
@@ -215,3 +202,27 @@ def test_packs_of_both_protocols_run(tmp_path: Path, variant: str) -> None:
     assert (landmark.max(0) < [195, 168]).all()
     embedding, appearance = nets.recognition([align(image, landmark)])
     assert embedding.shape == appearance.shape == (1, 512)
+
+
+def test_pictures_of_many_sizes_are_found_alone_and_together(lite: Nets, photo: np.ndarray) -> None:
+    pictures = [
+        photo,
+        photo[:600, :600],
+        photo[::2, ::2],
+        photo[:600, :600],
+        np.rot90(photo).copy(),
+    ]
+    together = lite.detector.detect_many(pictures)
+    for image, found in zip(pictures, together, strict=True):
+        alone = lite.detector.detect(image)
+        np.testing.assert_array_equal(found.box, alone.box)
+        np.testing.assert_array_equal(found.score, alone.score)
+
+
+def test_a_huge_picture_is_seen_as_the_same_one_shrunk(lite: Nets, photo: np.ndarray) -> None:
+    found = lite.detector.detect(photo)
+    huge = cv2.resize(photo, None, fx=6, fy=6, interpolation=cv2.INTER_CUBIC)
+    again = lite.detector.detect(huge)
+    assert len(again) == len(found)
+    order, mine = np.argsort(again.box[:, 0]), np.argsort(found.box[:, 0])
+    np.testing.assert_allclose(again.box[order] / 6, found.box[mine], atol=3)

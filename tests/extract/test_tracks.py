@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 import numpy as np
 import pytest
@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.extract.detector import Faces
-from stages.extract.tracks import Seen, Tracklet, follow, iou, join
+from stages.extract.requests import Detect
+from stages.extract.tracks import Follower, Seen, Tracklet, iou, join, strangers
 from stages.extract.video import Frame, Image
 
 Script = Callable[[int], list[tuple[float, float, float]]]
@@ -45,7 +46,18 @@ class World:
         return faces(self.script(index))
 
     def run(self, every: int) -> list[Seen]:
-        return [seen for run in follow(self.frames(), self.detect, every) for seen in run]
+        follower, seen = Follower(self.frames(), every), []
+        while run := self.answered(follower.next_run()):
+            seen += run
+        return seen
+
+    def answered(self, asking: Generator[Detect, Faces, list[Seen]]) -> list[Seen]:
+        answer = None
+        while True:
+            try:
+                answer = self.detect(asking.send(answer).image)
+            except StopIteration as end:
+                return end.value
 
 
 def test_boxes_between_key_frames_are_interpolated() -> None:
@@ -119,39 +131,39 @@ def unit(*values: float) -> np.ndarray:
     return vector / np.linalg.norm(vector)
 
 
-def never(_: int) -> np.ndarray:
-    pytest.fail("a lone tracklet needs no embedding")
-
-
 def test_one_tracklet_is_a_track_without_embedding() -> None:
-    assert join({3: tracklet(0, 9)}, never) == [[3]]
+    assert strangers({3: tracklet(0, 9)}) == []
+    assert join({3: tracklet(0, 9)}, {}) == [[3]]
 
 
 def test_weak_tracklets_are_no_faces() -> None:
-    assert join({0: tracklet(0, 9, best=0.6)}, never) == []
+    assert join({0: tracklet(0, 9, best=0.6)}, {}) == []
 
 
 def test_motion_joins_over_a_short_gap() -> None:
-    assert join({0: tracklet(0, 9), 1: tracklet(15, 30)}, never) == [[0, 1]]
+    parts = {0: tracklet(0, 9), 1: tracklet(15, 30)}
+    assert strangers(parts) == []
+    assert join(parts, {}) == [[0, 1]]
 
 
 @pytest.mark.parametrize("cosine", [0.6, 0.1])
 def test_over_a_cut_only_the_embedding_joins(cosine: float) -> None:
     parts = {0: tracklet(0, 9, before_cut=True), 1: tracklet(10, 30, after_cut=True)}
     vectors = [unit(1), unit(cosine, (1 - cosine**2) ** 0.5)]
-    tracks = join(parts, lambda n: vectors[n])
+    assert strangers(parts) == [0, 1]
+    tracks = join(parts, dict(enumerate(vectors)))
     assert tracks == ([[0, 1]] if cosine == 0.6 else [[1], [0]])
 
 
 def test_who_is_seen_together_is_never_joined() -> None:
     parts = {0: tracklet(0, 20), 1: tracklet(10, 30, x=100), 2: tracklet(60, 80, x=200)}
-    tracks = join(parts, lambda n: unit(1))
+    tracks = join(parts, dict.fromkeys(parts, unit(1)))
     assert sorted(map(sorted, tracks)) in ([[0, 2], [1]], [[0], [1, 2]])
 
 
 def test_the_largest_summed_area_comes_first() -> None:
     parts = {0: tracklet(0, 30, side=30), 1: tracklet(0, 20, x=100, side=60)}
-    assert join(parts, lambda n: unit(*([0.0] * n), 1))[0] == [1]
+    assert join(parts, {})[0] == [1]
 
 
 def test_iou() -> None:
