@@ -18,7 +18,7 @@ from stages.extract import packs
 from stages.extract.run import ExtractOptions, Summary, extract
 from stages.fit.run import BASELINE
 
-CLIPS = 120
+CLIPS = 160
 HELD_OUT = 0.4  # of about 20 persons: at least 36 clips of people that the model has not seen
 PACK = "lite"
 _RENDERED = "rendered.json"
