@@ -193,6 +193,25 @@ def score(
 
 
 @app.command()
+def overlay(
+    clip: Annotated[Path, typer.Argument(help="The video itself.")],
+    store: Annotated[Path, typer.Option(help="The feature store.")] = DEFAULT_STORE,
+    out: Annotated[Path, typer.Option(help="The video to write.")] = Path("annotated.mp4"),
+    name: Annotated[
+        str | None, typer.Option("--clip", help="Its id in the store. [default: the file's name]")
+    ] = None,
+) -> None:
+    """Draw what a store holds of a clip on the clip: boxes, landmarks, tracks.
+
+    Example: pipeline overlay videos/a.mp4 --store features.store --out annotated.mp4
+    """
+    from stages.extract.overlay import overlay as draw
+
+    frames = draw(name or clip.name, clip, store, out)
+    console.result(f"{frames} frames drawn: {out}")
+
+
+@app.command()
 def demo(
     seed: Annotated[int, typer.Option(min=0, help="Of the rendered clips and of the fit.")] = 0,
     folder: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("demo"),

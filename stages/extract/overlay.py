@@ -1,0 +1,139 @@
+"""What a store says of a clip, drawn on the clip: boxes, landmarks, track numbers, times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+import store
+from stages.extract.video import ClipReader, Image, UnreadableClipError
+from store.errors import FacepipeError
+
+_COLOURS = ((80, 220, 80), (80, 160, 255), (255, 160, 80), (200, 80, 220), (80, 220, 220))
+_LINES = ((0, 17), (17, 22), (22, 27), (27, 31), (31, 36), (36, 42), (42, 48), (48, 60), (60, 68))
+_CLOSED = {36, 42, 48, 60}
+
+
+class OverlayError(FacepipeError, ValueError):
+    """The clip and the store do not belong together, or the result cannot be written."""
+
+
+def overlay(
+    clip: str,
+    path: Path,
+    store_path: Path,
+    out: Path,
+    progress: Callable[[int], None] = lambda frames: None,
+) -> int:
+    """Write a clip with what the store holds of it drawn into every frame.
+
+    Parameters
+    ----------
+    clip : str
+        The clip's id in the store.
+    path : Path
+        The clip itself.
+    store_path, out : Path
+        ``out``: an mp4 at the clip's mean frame rate, of upright frames, without sound.
+    progress : callable, optional
+        Told the number of frames written so far.
+
+    Returns
+    -------
+    int
+        Frames written.
+
+    Raises
+    ------
+    OverlayError
+        The file has another number of frames than the store's rows, or OpenCV cannot write
+        ``out``. StoreError, ClipNotFoundError.
+    """
+    opened = store.open(store_path)
+    tracks = [record for record in opened.records() if record.clip == clip]
+    if not tracks or not tracks[0].status.has_rows:
+        found = tracks[0].status if tracks else "nothing"
+        raise OverlayError(
+            f"{store_path}: holds no rows of clip {clip!r} (found: {found})",
+            "see which clips it holds with: pipeline store digest STORE",
+        )
+    names = ["box", "landmark", "score", "valid", "timestamp"]
+    rows = {record.track: opened.clip(clip, record.track, names) for record in tracks}
+    expected = tracks[0].frames
+    partial = out.with_name(f".{out.stem}.partial{out.suffix or '.mp4'}")
+    written = 0
+    try:
+        for image in _drawn(path, rows, expected):
+            if not written:
+                h, w = image.shape[:2]
+                writer = _writer(partial, tracks[0].fps or 25.0, (w, h), out)
+            writer.write(image)
+            written += 1
+            progress(written)
+        writer.release()
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
+    return written
+
+
+def _writer(partial: Path, fps: float, size: tuple[int, int], out: Path) -> cv2.VideoWriter:
+    writer = cv2.VideoWriter(str(partial), cv2.VideoWriter.fourcc(*"mp4v"), fps, size)
+    if not writer.isOpened():
+        raise OverlayError(
+            f"{out}: OpenCV cannot write a video there",
+            "give --out NAME.mp4 in a folder that is there",
+        )
+    return writer
+
+
+def _drawn(
+    path: Path, rows: dict[int, dict[str, npt.NDArray[np.generic]]], expected: int
+) -> Iterator[Image]:
+    count = 0
+    try:
+        with ClipReader(path) as reader:
+            for frame in reader:
+                if count < expected:
+                    yield _draw(frame.image, rows, count)
+                count += 1
+    except UnreadableClipError as error:
+        raise OverlayError(f"{path}: {error}") from None
+    if count != expected:
+        raise OverlayError(
+            f"{path}: {count} frames, the store holds {expected} of this clip",
+            "this is not the file that was extracted: give that one, or extract it again",
+        )
+
+
+def _draw(image: Image, rows: dict[int, dict[str, npt.NDArray[np.generic]]], index: int) -> Image:
+    picture = image.copy()
+    thick = max(1, round(max(picture.shape[:2]) / 600))
+    for track, arrays in rows.items():
+        if not arrays["valid"][index]:
+            continue
+        colour = _COLOURS[track % len(_COLOURS)]
+        box = np.asarray(arrays["box"][index], np.float64).round().astype(int)
+        low, high = (int(box[0]), int(box[1])), (int(box[2]), int(box[3]))
+        cv2.rectangle(picture, low, high, colour, thick)
+        points = np.asarray(arrays["landmark"][index], np.float64).reshape(68, 1, 2)
+        for start, end in _LINES:
+            part = points[start:end].round().astype(np.int32)
+            cv2.polylines(picture, [part], start in _CLOSED, colour, thick, cv2.LINE_AA)
+        label = f"track {track}  {float(arrays['score'][index]):.2f}"
+        _text(picture, label, (low[0], max(low[1] - 4 * thick, 14 * thick)), colour, thick)
+    first = next(iter(rows.values()))
+    when = f"frame {index}  {float(first['timestamp'][index]):.3f} s"
+    _text(picture, when, (6 * thick, picture.shape[0] - 6 * thick), (255, 255, 255), thick)
+    return picture
+
+
+def _text(
+    picture: Image, text: str, at: tuple[int, int], colour: tuple[int, int, int], thick: int
+) -> None:
+    for width, shade in ((3 * thick, (0, 0, 0)), (thick, colour)):
+        cv2.putText(picture, text, at, cv2.FONT_HERSHEY_SIMPLEX, 0.5 * thick, shade, width)
