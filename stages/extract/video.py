@@ -3,32 +3,35 @@
 Header fields lie (field.md): the frame count is a claim that is compared with what was decoded, and
 a frame's time is what the decoder says after reading it, never index / fps. A still image is a clip
 of one frame at t = 0.
+
+OpenCV decodes. Where it cannot open a file, decodes nothing, or ends before the header says, PyAV
+goes through the file once more and adds the frames after the last one: those that were handed out
+already stay, and a file that is simply cut off keeps OpenCV's.
 """
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
+import cv2
 import numpy as np
-import numpy.typing as npt
 
-# Read by OpenCV when the first capture opens. The decoder's own chatter says nothing that the
-# status does not, and a "video" that is really a playlist must not reach for the network.
-os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "protocol_whitelist;file")
-
-import cv2  # noqa: E402
-
-from store.schema import Status  # noqa: E402
-
-Image = npt.NDArray[np.uint8]
+from stages.extract import contents
+from stages.extract.decoders import (
+    Decoder,
+    DecoderError,
+    OpenCvDecoder,
+    PyAvDecoder,
+    list_streams,
+)
+from stages.extract.upright import Image as Image
+from stages.extract.upright import resized
+from store.schema import Status
 
 # fmt: off
 VIDEO_SUFFIXES = frozenset((
@@ -40,7 +43,7 @@ IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".
 
 _LOST_FRACTION = 0.05  # fewer frames lost than this: headers are off by so much in healthy files
 _LOST_FRAMES = 2
-_MAX_HEADER_FPS = 1000.0
+_SAME_TIME_S = 1e-6
 
 
 class UnreadableClipError(Exception):
@@ -58,14 +61,17 @@ class Frame(NamedTuple):
 class ClipInfo:
     """What a clip's header claims and, once it was read to its end, what was found.
 
-    ``width``, ``height``: pixels of the upright frame. ``rotation``: degrees that were undone.
+    ``width``, ``height``: square pixels of the upright frame. ``rotation``: degrees clockwise by
+    which stored pictures were turned, after left and right were swapped if ``mirrored``.
     ``claimed_frames``: the header's count, None if it has none. ``fps``: measured from timestamps
-    when two frames or more were decoded, else the header's.
+    when two frames or more were decoded, else the header's. ``decoder``: what decoded, with
+    version; two joined by '+' when the second went on where the first had ended.
     """
 
     width: int = 0
     height: int = 0
     rotation: int = 0
+    mirrored: bool = False
     fps: float | None = None
     claimed_frames: int | None = None
     decoder: str = ""
@@ -93,11 +99,17 @@ class ClipReader:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.info = ClipInfo()
-        self._capture: cv2.VideoCapture | None = None
+        self._open: Decoder | None = None
+        self._codec = ""
         self._times: list[float] = []
         self._repaired = 0
+        self._rescaled = 0
+        self._damaged = 0
+        self._failures: list[str] = []
         if not path.exists():
             raise UnreadableClipError("file has vanished")
+        if not path.is_file():
+            raise UnreadableClipError("not a regular file")
         if path.stat().st_size == 0:
             raise UnreadableClipError("file is empty (0 bytes)")
 
@@ -110,21 +122,19 @@ class ClipReader:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._capture is not None:
-            self._capture.release()
-            self._capture = None
+        if self._open is not None:
+            self._open.close()
+            self._open = None
 
     def __iter__(self) -> Iterator[Frame]:
-        if self.path.suffix.lower() in IMAGE_SUFFIXES:
+        misnamed = contents.still(self.path)
+        if misnamed or self.path.suffix.lower() in IMAGE_SUFFIXES:
             yield self._still()
+            if misnamed and self.path.suffix.lower() not in IMAGE_SUFFIXES:
+                self.info.message = f"{misnamed} in spite of its name"
             return
-        frames = self._video()
-        try:
-            for frame in frames:
-                self._times.append(frame.timestamp)
-                yield frame
-        except cv2.error as error:  # some broken streams raise instead of ending
-            self.info.message = f"decoder error: {_first_line(str(error))}"
+        for decoder in self._decoders():
+            yield from self._read(decoder)
         if not self._times:
             raise UnreadableClipError(self._why_nothing())
         self._conclude()
@@ -132,111 +142,116 @@ class ClipReader:
     def _still(self) -> Frame:
         # imdecode of bytes, not imread of a name: names that are not valid UTF-8 work too.
         data = np.fromfile(self.path, np.uint8)
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR)  # applies the EXIF orientation
+        try:
+            image = cv2.imdecode(data, cv2.IMREAD_COLOR)  # applies the EXIF orientation
+        except cv2.error:  # a size that no image has
+            image = None
         if image is None:
-            raise UnreadableClipError(f"not a readable image ({_magic(self.path)})")
+            raise UnreadableClipError(f"not a readable image ({contents.kind(self.path)})")
         self._size(np.asarray(image, np.uint8))
         self.info.decoder = f"opencv {cv2.__version__} imdecode"
         self.info.claimed_frames = self.info.frames = 1
         return Frame(0.0, np.asarray(image, np.uint8))
 
-    def _video(self) -> Iterator[Frame]:
-        # FFmpeg only: the image-sequence backend would read '%' in a file name as a pattern.
-        self._capture = cap = cv2.VideoCapture(
-            str(self.path.resolve()), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1]
-        )
-        if not cap.isOpened():
-            raise UnreadableClipError(f"no video stream could be opened ({_magic(self.path)})")
-        cap.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)  # the default differs between OpenCV versions
-        info = self.info
-        info.decoder = f"opencv {cv2.__version__} ffmpeg"
-        claimed = cap.get(cv2.CAP_PROP_FRAME_COUNT)
-        info.claimed_frames = int(claimed) if math.isfinite(claimed) and claimed > 0 else None
-        fps = cap.get(cv2.CAP_PROP_FPS)
-        info.fps = fps if math.isfinite(fps) and 0 < fps <= _MAX_HEADER_FPS else None
-        rotation = int(cap.get(cv2.CAP_PROP_ORIENTATION_META)) % 360
-        info.rotation = rotation if rotation in (90, 180, 270) else 0  # else it was not applied
-        step = 1.0 / (info.fps or 30.0)
-        last = -math.inf
-        while True:
-            got, image = cap.read()
-            if not got or image is None:
+    def _decoders(self) -> Iterator[Decoder]:
+        """Open one decoder after the other, until one has reached the end of the clip."""
+        for kind in (OpenCvDecoder, PyAvDecoder):
+            try:
+                self._open = decoder = kind(self.path.resolve())
+            except DecoderError:
+                continue
+            header, info = decoder.header, self.info
+            info.claimed_frames = info.claimed_frames or header.frames
+            info.fps = info.fps or header.fps
+            self._codec = self._codec or header.codec
+            yield decoder
+            decoder.close()
+            self._open = None
+            if self._times and not self._failures and not self._ends_early():
                 return
-            # POS_MSEC after the read is this frame's presentation time; before it, the previous
-            # frame's (measured: off by up to 500 ms on variable frame rates).
-            time = cap.get(cv2.CAP_PROP_POS_MSEC) / 1000.0
-            if not math.isfinite(time) or time <= last:
-                time = last + step if last > -math.inf else 0.0
-                self._repaired += 1
-            last = time
-            if image.ndim == 2:
-                image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
-            picture = np.asarray(image, np.uint8)
-            if not self._times:
-                self._size(picture)
-            yield Frame(time, picture)
+
+    def _read(self, decoder: Decoder) -> Iterator[Frame]:
+        """Yield a decoder's frames after those that were read before it."""
+        info, step, done = self.info, 1.0 / (self.info.fps or 30.0), len(self._times)
+        last = self._times[-1] if self._times else -math.inf
+        # Rebuilt times are not the file's: then the frames are counted off instead.
+        known = last + _SAME_TIME_S if not self._repaired else -math.inf
+
+        def skip(index: int, time: float) -> bool:
+            return time <= known if math.isfinite(time + known) else index < done
+
+        try:
+            for time, picture in decoder.pictures(skip):
+                if not time > last:
+                    time = last + step if self._times else 0.0
+                    self._repaired += 1
+                last = time
+                if len(self._times) == done:
+                    info.decoder = " + ".join(filter(None, [info.decoder, decoder.name]))
+                if not self._times:
+                    self._size(picture)
+                    info.rotation = decoder.upright.rotation
+                    info.mirrored = decoder.upright.mirrored
+                elif picture.shape[:2] != (info.height, info.width):
+                    picture = resized(picture, info.width, info.height)
+                    self._rescaled += 1
+                self._times.append(time)
+                yield Frame(time, picture)
+        except DecoderError as error:
+            self._failures.append(f"decoder error: {error}")
+        self._damaged = decoder.damaged
 
     def _size(self, image: Image) -> None:
         self.info.height, self.info.width = image.shape[:2]
 
+    def _ends_early(self) -> bool:
+        """Whether frames and time are missing that the header promises."""
+        claimed, fps = self.info.claimed_frames or 0, self.info.fps
+        if claimed - len(self._times) <= max(_LOST_FRAMES, _LOST_FRACTION * claimed):
+            return False
+        promised = claimed / fps if fps else math.inf
+        return self._duration() < (1 - _LOST_FRACTION) * promised
+
+    def _duration(self) -> float:
+        if len(self._times) == 1:
+            return 1.0 / self.info.fps if self.info.fps else 0.0
+        return self._times[-1] - self._times[0] + float(np.median(np.diff(self._times)))
+
     def _conclude(self) -> None:
-        info, times = self.info, np.asarray(self._times)
-        info.frames = len(times)
-        header_fps = info.fps
-        if len(times) > 1:
-            gaps = np.diff(times)
-            span = float(times[-1] - times[0])
-            info.fps = (len(times) - 1) / span
-            info.variable_frame_rate = bool(gaps.max() > 1.5 * np.median(gaps))
-            info.duration_s = span + float(np.median(gaps))
-        else:
-            info.duration_s = 1.0 / header_fps if header_fps else 0.0
-        notes = [info.message] if info.message else []
+        info, times = self.info, self._times
+        info.frames, info.duration_s = len(times), self._duration()
+        notes = list(self._failures)
         lost = (info.claimed_frames or 0) - info.frames
-        if lost > max(_LOST_FRAMES, _LOST_FRACTION * (info.claimed_frames or 0)):
-            promised = (info.claimed_frames or 0) / header_fps if header_fps else math.inf
-            if info.duration_s < (1 - _LOST_FRACTION) * promised:
-                info.status = Status.TRUNCATED
-                notes.insert(0, f"ends after {info.frames} of {info.claimed_frames} frames")
-            else:  # a count estimated from the duration, or frames lost on the way to the end
-                notes.append(f"{info.frames} frames where the header says {info.claimed_frames}")
+        if self._ends_early():
+            info.status = Status.TRUNCATED
+            notes.insert(0, f"ends after {info.frames} of {info.claimed_frames} frames")
+        elif lost > max(_LOST_FRAMES, _LOST_FRACTION * (info.claimed_frames or 0)):
+            # a count estimated from the duration, or frames lost on the way to the end
+            notes.append(f"{info.frames} frames where the header says {info.claimed_frames}")
+        if len(times) > 1:  # after _ends_early, which needs the header's
+            gaps = np.diff(times)
+            info.fps = (len(times) - 1) / (times[-1] - times[0])
+            info.variable_frame_rate = bool(gaps.max() > 1.5 * np.median(gaps))
+        if self._damaged:
+            notes.append(f"damaged packets skipped: {self._damaged}")
+        if self._rescaled:
+            notes.append(f"{self._rescaled} frames of another size, scaled to the first one's")
         if self._repaired:
             notes.append(f"{self._repaired} timestamps missing or not increasing, rebuilt")
         info.message = "; ".join(notes)
 
     def _why_nothing(self) -> str:
-        codec = ""
-        if self._capture is not None:
-            code = int(self._capture.get(cv2.CAP_PROP_FOURCC))
-            letters = code.to_bytes(4, "little", signed=False) if code > 0 else b""
-            codec = letters.decode("ascii", "replace").strip("\0 ")
-        claim = self.info.claimed_frames
-        promised = f", header says {claim}" if claim else ""
-        detail = f"; {self.info.message}" if self.info.message else ""
-        return f"opened, but no frame could be decoded (codec {codec or '?'}{promised}){detail}"
-
-
-def _magic(path: Path) -> str:
-    """Say in a few words what the first bytes look like."""
-    head = path.open("rb").read(64)
-    known = {
-        b"version https://git-lfs": "a git-LFS pointer, not the file itself: run 'git lfs pull'",
-        b"\xff\xd8\xff": "a JPEG image",
-        b"\x89PNG": "a PNG image",
-        b"<!DOCTYPE": "an HTML page",
-        b"<html": "an HTML page",
-        b"#EXTM3U": "a playlist",
-        b"\x1aE\xdf\xa3": "a Matroska/WebM file without readable video",
-    }
-    for magic, name in known.items():
-        if head.startswith(magic):
-            return name
-    if head[4:8] in (b"ftyp", b"moov", b"free", b"mdat", b"skip", b"wide"):
-        return "an MP4/MOV file without readable video: audio only, or its index is missing"
-    if all(32 <= byte < 127 or byte in b"\r\n\t" for byte in head):
-        return "plain text"
-    return "unknown content"
-
-
-def _first_line(text: str) -> str:
-    return text.strip().splitlines()[0][:200] if text.strip() else "unknown"
+        if self._codec:
+            claim = self.info.claimed_frames
+            promised = f", header says {claim} frames" if claim else ""
+            found = f"opened, but no frame could be decoded (codec {self._codec}{promised}"
+            return "; ".join([found + contents.cut_off(self.path) + ")", *self._failures])
+        try:
+            streams = list_streams(self.path)
+        except DecoderError:
+            return f"no video stream could be opened ({contents.kind(self.path)})"
+        if not any(streams):
+            return f"no streams in the file ({contents.kind(self.path)})"
+        others = f" and {', '.join(streams.others)}" if streams.others else ""
+        audio = f"audio only ({', '.join(streams.audio)})" if streams.audio else "none at all"
+        return f"no video stream: {audio}{others}"
