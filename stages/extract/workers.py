@@ -39,7 +39,7 @@ class WorkerSetup:
 
 
 _setup: WorkerSetup
-_nets: Any = None
+_nets: tuple[WorkerSetup, Any] | None = None
 
 
 def run_clips(
@@ -87,7 +87,7 @@ def run_clips(
                     send(source, tried + 1)
                     continue
                 else:
-                    yield _failed(source, fault), None
+                    yield failed(source, fault), None
                 if (after := next(waiting, None)) is not None:
                     send(after, 1)
         pool.close()
@@ -112,7 +112,8 @@ def _fault(future: Any, time_limit_s: float) -> str | None:
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
-def _failed(source: Source, message: str) -> ClipRecord:
+def failed(source: Source, message: str) -> ClipRecord:
+    """Return the record of a clip that no worker could finish."""
     try:
         stat = source.path.stat()
     except OSError:
@@ -144,6 +145,17 @@ def _die_with_parent() -> None:
 
 
 def _work(source: Source) -> Result:
+    return extract_here(source, _setup)
+
+
+def extract_here(source: Source, setup: WorkerSetup) -> Result:
+    """Extract one clip in this process, whose nets are opened once and kept for the next clip.
+
+    Raises
+    ------
+    FacepipeError
+        The nets cannot be opened.
+    """
     # Imported here: the parent, which only sends and writes, starts a second sooner without them.
     import cv2
 
@@ -152,11 +164,11 @@ def _work(source: Source) -> Result:
     from stages.extract.nets import open_nets
 
     global _nets
-    if _nets is None:
+    if _nets is None or _nets[0] != setup:  # a process of a cluster outlives a run and its setup
         cv2.setNumThreads(1)  # one worker a core
-        _nets = open_nets(packs.resolve(_setup.pack), _setup.device, _setup.recipe)
+        _nets = setup, open_nets(packs.resolve(setup.pack), setup.device, setup.recipe)
     try:
-        return extract_clip(source.clip, Path(source.path), _nets, _setup.recipe)
+        return extract_clip(source.clip, Path(source.path), _nets[1], setup.recipe)
     except OSError as error:
         record = ClipRecord(source.clip, Status.UNREADABLE, message=error.strerror or str(error))
         return record, None
