@@ -53,7 +53,10 @@ def _root(
 @app.command()
 def extract(
     videos: Videos,
-    store: Annotated[Path, typer.Option(help="The feature store.")] = DEFAULT_STORE,
+    store: Annotated[
+        Path | None,
+        typer.Option(help="The feature store. [default: features.store, features.I-of-N.store]"),
+    ] = None,
     pack: Annotated[str, typer.Option(help="A pack's name, or its folder.")] = "lite",
     device: DeviceOption = Device.AUTO,
     workers: Workers = None,
@@ -72,6 +75,16 @@ def extract(
     retry_failed: Annotated[
         bool, typer.Option(help="Try clips again that failed or were unreadable.")
     ] = False,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(help="Send clips to the Dask cluster at this address; local starts one here."),
+    ] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N", help="Only the I-th of N parts, for N machines with a store each."
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option(help="Say what would be done, do nothing.")] = False,
     json: Json = False,
 ) -> None:
@@ -79,13 +92,15 @@ def extract(
 
     Running it again does only what is new. Example: pipeline extract videos/
     """
+    from stages.extract.inputs import Part
     from stages.extract.run import ExtractOptions
     from stages.extract.run import extract as run
     from stages.extract.run import plan as make_plan
 
+    chosen = Part.parse(part) if part is not None else Part()
     options = ExtractOptions(
         videos,
-        store,
+        store or chosen.store(DEFAULT_STORE),
         pack,
         device,
         workers,
@@ -94,6 +109,8 @@ def extract(
         retry_failed=retry_failed,
         time_limit_s=time_limit,
         faces=faces,
+        scheduler=scheduler,
+        part=chosen,
     )
     if dry_run:
         plan = make_plan(options)
@@ -118,7 +135,13 @@ def extract(
 @app.command()
 def fit(
     model: Annotated[str, typer.Option(help="The model to train.")] = "2stcn",
-    store: Annotated[Path, typer.Option(help="The feature store.")] = DEFAULT_STORE,
+    store: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="The feature store; several, read as one, if given several times. "
+            "[default: features.store]"
+        ),
+    ] = None,
     labels: Annotated[
         Path, typer.Option(help="CSV with the columns clip, score [, person, subset, ...].")
     ] = Path("labels.csv"),
@@ -137,7 +160,9 @@ def fit(
     """
     from pipeline.fitting import fit_model, show_fit
 
-    fitted = fit_model(model, store, labels, run, settings or [], DEFAULT_RUNS)
+    stores = store or [DEFAULT_STORE]
+    source = stores[0] if len(stores) == 1 else stores
+    fitted = fit_model(model, source, labels, run, settings or [], DEFAULT_RUNS)
     if json:
         console.emit(fitted.to_dict())
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,7 +15,9 @@ packs_app = typer.Typer(
 store_app = typer.Typer(no_args_is_help=True, help="Feature stores: look into them, check them.")
 
 Name = Annotated[str, typer.Argument(help="A pack's name, or its folder.")]
-Store = Annotated[Path, typer.Argument(help="A feature store.")]
+Stores = Annotated[
+    list[Path], typer.Argument(metavar="STORE...", help="A feature store, or several read as one.")
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
 
@@ -61,13 +63,21 @@ def verify_pack(name: Name) -> None:
     console.result(f"{name}: every file is as it should be")
 
 
+def _one_or_several(given: list[Path]) -> Any:
+    return given[0] if len(given) == 1 else given
+
+
+def _told(given: list[Path]) -> str | list[str]:
+    return str(given[0]) if len(given) == 1 else [str(path) for path in given]
+
+
 @store_app.command("info")
-def info(store: Store, json: Json = False) -> None:
+def info(store: Stores, json: Json = False) -> None:
     """Say what a store holds and what it was made with."""
     import store as stores
     from store.schema import FORMAT_VERSION, array_specs
 
-    opened = stores.open(store)
+    opened = stores.open(_one_or_several(store))
     statuses: dict[str, int] = {}
     valid = tracks = 0
     for record in opened.records():
@@ -80,13 +90,13 @@ def info(store: Store, json: Json = False) -> None:
         for spec in array_specs(opened.feature_dtype)
     }
     told = {
-        "store": str(store),
+        "store": _told(store),
         "format": FORMAT_VERSION,
         "clips": dict(sorted(statuses.items())),
         "tracks": tracks,
         "frames": opened.n_rows,
         "valid_frames": valid,
-        "bytes": sum(f.stat().st_size for f in store.rglob("*") if f.is_file()),
+        "bytes": sum(f.stat().st_size for one in store for f in one.rglob("*") if f.is_file()),
         "arrays": arrays,
         "provenance": opened.provenance,
     }
@@ -110,11 +120,11 @@ def info(store: Store, json: Json = False) -> None:
 
 
 @store_app.command("verify")
-def verify_store(store: Store, json: Json = False) -> None:
+def verify_store(store: Stores, json: Json = False) -> None:
     """Check every invariant of a store and the hash of every clip's rows."""
     import store as stores
 
-    report = stores.verify(store)
+    report = stores.verify(_one_or_several(store))
     if json:
         console.emit(
             {
@@ -133,18 +143,21 @@ def verify_store(store: Store, json: Json = False) -> None:
             console.error(line)
         counts = ", ".join(f"{n} {status}" for status, n in sorted(report.by_status.items()))
         word = "whole" if report.ok else f"DAMAGED, {len(report.problems)} problems"
-        console.result(f"{store}: {word}; {report.clips} clips ({counts}), {report.rows} frames")
+        console.result(
+            f"{', '.join(map(str, store))}: {word}; {report.clips} clips ({counts}), "
+            f"{report.rows} frames"
+        )
     if not report.ok:
         raise typer.Exit(1)
 
 
 @store_app.command("digest")
-def digest(store: Store) -> None:
+def digest(store: Stores) -> None:
     """Print a line a clip: its id and the sha256 over its rows of every array.
 
     Independent of the order in which clips were written; equal for equal features.
     """
     import store as stores
 
-    for clip, sha256 in stores.digest(store):
+    for clip, sha256 in stores.digest(_one_or_several(store)):
         console.out.print(f"{clip} {sha256}", soft_wrap=True, markup=False)

@@ -38,14 +38,14 @@ class Fitted:
 
 def fit_model(
     model: str,
-    store: Path,
+    store: Path | Sequence[Path],
     labels: Path,
     run: Path | None,
     settings: Sequence[str],
     runs: Path,
     overwrite: bool = False,
 ) -> Fitted:
-    """Fit a model with a progress bar.
+    """Fit a model, on one store or on several read as one, with a progress bar.
 
     Raises
     ------

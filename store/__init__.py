@@ -8,10 +8,10 @@ One process writes, any number read, and every clip is either whole or not there
 >>> s.clip("a.mp4", arrays=["embedding", "landmark"])            # the rows of one clip
 >>> s.dask("embedding")                                          # (N, 512), lazily
 >>> store.verify("features.store").ok
+>>> store.open(["a.store", "b.store"])                           # several as one
 """
 
 from store.clip_id import check_clip_id
-from store.digest import digest
 from store.errors import (
     ClipExistsError,
     ClipIdError,
@@ -24,9 +24,10 @@ from store.errors import (
     StoreNotFoundError,
     StoreWriteError,
 )
-from store.reader import Store, open
+from store.reader import Store
 from store.schema import ArraySpec, ClipRecord, ClipRows, Status, array_specs
-from store.verify import VerifyReport, verify
+from store.several import Stores, digest, open, verify
+from store.verify import VerifyReport
 from store.writer import Writer
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "StoreMismatchError",
     "StoreNotFoundError",
     "StoreWriteError",
+    "Stores",
     "VerifyReport",
     "Writer",
     "array_specs",

@@ -110,14 +110,7 @@ class Store:
 
     def index(self) -> pd.DataFrame:
         """Return all records as a table, one column a field of ClipRecord."""
-        import pandas as pd
-
-        table = pd.DataFrame.from_records(
-            ([getattr(r, name) for name in records.COLUMNS] for r in self.records()),
-            columns=list(records.COLUMNS),
-        )
-        table["status"] = table["status"].map(str)
-        return table
+        return records.table(self.records())
 
     # -- rows ----------------------------------------------------------------------------------
 
@@ -337,16 +330,3 @@ class LazyArray:
         start, stop, step = parts[0].indices(self.shape[0])
         rows = self._store.read_rows(self._spec.name, start, max(start, stop))
         return np.asarray(rows[(slice(None, None, step), *parts[1:])])
-
-
-def open(path: str | PathLike[str]) -> Store:
-    """Open a store for reading. Reads no arrays, takes no lock.
-
-    Raises
-    ------
-    StoreNotFoundError
-        Nothing lies at ``path``.
-    StoreFormatError
-        What lies there is not a whole store, or of a newer format.
-    """
-    return Store(path)

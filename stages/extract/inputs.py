@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,50 @@ class Source:
 
     clip: str
     path: Path
+
+
+@dataclass(frozen=True)
+class Part:
+    """The ``i``-th of ``n`` parts of all clips, counted from 1.
+
+    A hash of the clip's id decides, so that clips stay in their part when others come or go and
+    however they are listed.
+    """
+
+    i: int = 1
+    n: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Part:
+        """Read ``I/N``.
+
+        Raises
+        ------
+        InputError
+            It is not of that form, or I is not one of 1 to N.
+        """
+        match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text.strip())
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            raise InputError(
+                f"--part {text}: expected I/N with I from 1 to N",
+                "such as --part 1/4 on the first of four machines, --part 2/4 on the second",
+            )
+        return cls(int(match[1]), int(match[2]))
+
+    def of(self, sources: Sequence[Source]) -> list[Source]:
+        """Return the clips of this part."""
+        return [source for source in sources if self.holds(source.clip)]
+
+    def holds(self, clip: str) -> bool:
+        """Whether a clip belongs to this part."""
+        digest = hashlib.sha256(clip.encode()).digest()
+        return int.from_bytes(digest[:8], "big") % self.n == self.i - 1
+
+    def store(self, default: Path) -> Path:
+        """Return where this part goes if the user does not say: NAME.I-of-N.store."""
+        if self.n == 1:
+            return default
+        return default.with_name(f"{default.stem}.{self.i}-of-{self.n}{default.suffix}")
 
 
 def find_clips(paths: Sequence[Path]) -> list[Source]:

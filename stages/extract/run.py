@@ -8,18 +8,18 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import store
-from stages.extract import packs
+from stages.extract import cluster, packs
 from stages.extract.device import Device
-from stages.extract.inputs import Source, find_clips
+from stages.extract.inputs import Part, Source, find_clips
 from stages.extract.recipe import Recipe, WhichFaces
 from stages.extract.sessions import resolve_device
-from stages.extract.workers import WorkerSetup, run_clips
+from stages.extract.workers import Result, WorkerSetup, run_clips
 from store.errors import StoreNotFoundError
 from store.schema import ClipRecord, ClipRows, Status
 
@@ -33,7 +33,9 @@ class ExtractOptions:
 
     ``every`` None: what the store was made with, or 5 for a new one. ``workers`` None: one a core
     on a CPU, one on a GPU. ``faces`` None: what the store was made with, or main.
-    ``time_limit_s`` None: by the size of each file.
+    ``time_limit_s`` None: by the size of each file. ``scheduler``: None for worker processes of our
+    own, ``local`` for a Dask cluster on this machine, or the address of a Dask scheduler. ``part``:
+    only these clips.
     """
 
     videos: Sequence[Path]
@@ -46,6 +48,8 @@ class ExtractOptions:
     retry_failed: bool = False
     time_limit_s: float | None = None
     faces: WhichFaces | None = None
+    scheduler: str | None = None
+    part: Part = Part()
 
 
 @dataclass
@@ -119,7 +123,7 @@ def plan(options: ExtractOptions) -> Plan:
     ------
     InputError, StoreError
     """
-    sources = find_clips(options.videos)
+    sources = options.part.of(find_clips(options.videos))
     try:
         records = store.open(options.store).records()
     except StoreNotFoundError:
@@ -180,10 +184,10 @@ def extract(
 
     Raises
     ------
-    InputError, PackError, DeviceError, StoreError
+    InputError, PackError, DeviceError, ClusterError, StoreError
         Before anything is written. StoreWriteError at any time; what was finished is kept.
     """
-    sources = find_clips(options.videos)
+    sources = options.part.of(find_clips(options.videos))
     pack = open_pack(options.pack, echo)
     device, reason = resolve_device(options.device, pack.landmark)
     made_with = _recipe_of(options.store)
@@ -194,6 +198,8 @@ def extract(
         detector_threshold=pack.detection.threshold,
     )
     workers = options.workers or (available_cores() if device is Device.CPU else 1)
+    if options.scheduler is not None:
+        workers = cluster.count_workers(options.scheduler, workers)
     provider = "CUDAExecutionProvider" if device is Device.CUDA else "CPUExecutionProvider"
     with store.Writer(options.store, provenance(pack, recipe, provider)) as writer:
         todo = _plan(sources, writer.records(), options)
@@ -206,8 +212,7 @@ def extract(
         if todo.todo:
             setup = WorkerSetup(str(pack.folder), device, recipe)
             begin = time.perf_counter()
-            results = run_clips(todo.todo, setup, summary.workers, options.time_limit_s)
-            for record, rows in results:
+            for record, rows in _results(setup, summary, options, pack.fingerprint, echo):
                 record = _keep(writer, record, rows, held)
                 if record.track == 0:
                     summary.add(record)
@@ -215,6 +220,28 @@ def extract(
             writer.flush()
             summary.seconds = time.perf_counter() - begin
     return summary
+
+
+def _results(
+    setup: WorkerSetup,
+    summary: Summary,
+    options: ExtractOptions,
+    fingerprint: str,
+    echo: Callable[[str], None],
+) -> Iterator[Result]:
+    """Extract where the options say."""
+    todo, limit = summary.plan.todo, options.time_limit_s
+    if options.scheduler is None:
+        return run_clips(todo, setup, summary.workers, limit)
+    return cluster.run_clips(
+        todo,
+        setup,
+        summary.workers,
+        limit,
+        scheduler=options.scheduler,
+        fingerprint=fingerprint,
+        echo=echo,
+    )
 
 
 def _keep(

@@ -45,7 +45,7 @@ class WorkerSetup:
 
 
 _setup: WorkerSetup
-_engine: Any = None
+_engine: tuple[WorkerSetup, Any] | None = None
 
 
 def run_clips(
@@ -100,7 +100,7 @@ def run_clips(
                     send(group, tried + 1)
                     continue
                 else:
-                    yield _failed(group[0], fault), None
+                    yield failed(group[0], fault), None
                 send_next()
         pool.close()
     finally:
@@ -109,9 +109,9 @@ def run_clips(
 
 
 def usual_time_limit(path: Path) -> float:
-    """Seconds that a clip may take: 5 minutes, and what its bytes take at 5 kB/s.
+    """Return the seconds that a clip may take: 5 minutes, and what its bytes take at 5 kB/s.
 
-    That is some 20 times what the slowest clips need on one core, and it ends decoders that hang.
+    Meant to end decoders that hang, and to be far from what any healthy clip needs.
     """
     try:
         return 300.0 + path.stat().st_size / 5e3
@@ -135,7 +135,8 @@ def _fault(future: Any) -> str | None:
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
-def _failed(source: Source, message: str) -> ClipRecord:
+def failed(source: Source, message: str) -> ClipRecord:
+    """Return the record of a clip that no worker could finish."""
     try:
         stat = source.path.stat()
     except OSError:
@@ -153,9 +154,8 @@ def _start(setup: WorkerSetup) -> None:
     """Prepare a new worker; its nets are built with its first clip, where errors surface."""
     global _setup
     _setup = setup
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches the whole group; the parent stops us
+    # Ctrl-C reaches the whole process group; it is the parent that stops us.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
 
@@ -167,6 +167,17 @@ def _die_with_parent() -> None:
 
 
 def _work(sources: list[Source]) -> list[Result]:
+    return extract_here(sources, _setup)
+
+
+def extract_here(sources: list[Source], setup: WorkerSetup) -> list[Result]:
+    """Extract clips in this process, whose nets are opened once and kept for the next ones.
+
+    Raises
+    ------
+    FacepipeError
+        The nets cannot be opened.
+    """
     # Imported here: the parent, which only sends and writes, starts a second sooner without them.
     import cv2
 
@@ -175,9 +186,10 @@ def _work(sources: list[Source]) -> list[Result]:
     from stages.extract.nets import open_nets
 
     global _engine
-    if _engine is None:
+    if _engine is None or _engine[0] != setup:  # a process of a cluster outlives a run
         cv2.setNumThreads(1)  # one worker a core
-        pack = packs.resolve(_setup.pack)
-        nets = open_nets(pack, _setup.device, _setup.recipe, flush_denormals=True)
-        _engine = Engine(nets, _setup.recipe, _setup.clips, threads=_setup.clips > 1)
-    return [result for _, results in _engine.run(sources) for result in results]
+        nets = open_nets(
+            packs.resolve(setup.pack), setup.device, setup.recipe, flush_denormals=True
+        )
+        _engine = setup, Engine(nets, setup.recipe, setup.clips, threads=setup.clips > 1)
+    return [result for _, results in _engine[1].run(sources) for result in results]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -39,6 +39,8 @@ from stages.fit.trainer import LabelScale, Progress, TrainResult, predict, repro
 
 __all__ = ["FitResult", "Run", "RunError", "fit", "load_run", "newest_run"]
 
+# One store, or several that are read as one.
+StorePath = str | os.PathLike[str] | Sequence[Path]
 BASELINE = "time_average_ridge"
 VERSIONED = ("torch", "numpy", "scipy", "scikit-learn", "dask", "zarr", "safetensors")
 
@@ -69,7 +71,7 @@ class FitResult:
 
 
 def fit(
-    store_path: str | os.PathLike[str],
+    store_path: StorePath,
     labels_path: str | os.PathLike[str],
     run_dir: str | os.PathLike[str],
     config: FitConfig | None = None,
@@ -85,7 +87,9 @@ def fit(
 
     Parameters
     ----------
-    store_path, labels_path : paths
+    store_path : path, or sequence of Path
+        A store, or several to be read as one.
+    labels_path : path
     run_dir : path
         Must not exist, unless it is a run and ``overwrite`` is set. Appears when all is done.
     config : FitConfig, optional
@@ -113,7 +117,7 @@ def fit(
 
 def fit_from(
     source: FeatureStore,
-    store_path: str | os.PathLike[str],
+    store_path: StorePath,
     labels_path: str | os.PathLike[str],
     run_dir: str | os.PathLike[str],
     config: FitConfig,
@@ -226,12 +230,14 @@ def _tables(folder: Path, table: pd.DataFrame, result: TrainResult) -> None:
     pd.DataFrame(result.epochs).to_csv(folder / "epochs.csv", index=False)
 
 
-def _provenance(
-    source: FeatureStore, store_path: str | os.PathLike[str], labels: Labels
-) -> dict[str, object]:
+def _provenance(source: FeatureStore, store_path: StorePath, labels: Labels) -> dict[str, object]:
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "store_path": str(store_path),
+        "store_path": (
+            str(store_path)
+            if isinstance(store_path, str | os.PathLike)
+            else [str(path) for path in store_path]
+        ),
         "store": dict(source.provenance),
         "labels": {
             "file": labels.path.name,

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,10 +153,10 @@ class Run:
                 f"extract the clips again with --pack {mine[0]}, or fit a run on this store",
             )
 
-    def predict(self, store_path: str | os.PathLike[str]) -> pd.DataFrame:
+    def predict(self, store_path: str | os.PathLike[str] | Sequence[Path]) -> pd.DataFrame:
         """Score every clip of a store that shows a face: clip, score, frames, valid_frames.
 
-        In the store's row order; scores in label units.
+        In the store's row order; scores in label units. Several stores are read as one.
 
         Raises
         ------

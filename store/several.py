@@ -1,0 +1,294 @@
+"""Several stores read as one: what machines extracted in parts, put side by side."""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, overload
+
+from store import records
+from store.arrays import AnyArray
+from store.digest import digest as digest_one
+from store.errors import (
+    ClipExistsError,
+    ClipNotFoundError,
+    StoreError,
+    StoreMismatchError,
+    StoreNotFoundError,
+)
+from store.mismatch import check_provenance
+from store.reader import Store
+from store.schema import ArraySpec, ClipRecord, Status
+from store.verify import VerifyReport
+from store.verify import verify as verify_one
+
+if TYPE_CHECKING:
+    import dask.array
+    import pandas as pd
+
+OnePath = str | PathLike[str]
+# Not Sequence[str]: a str is one too.
+ManyPaths = list[str] | Sequence[PathLike[str]] | tuple[str, ...]
+
+
+class Stores:
+    """Several stores opened for reading as one; a context manager. Made by ``store.open``.
+
+    Has what `Store` has. Rows are numbered through: those of the first store, then those of the
+    second, and so on, so ``dask(name)[start : start + frames]`` are the rows of a record. Rows and
+    clips that are committed after the opening are not seen. Safe to pickle.
+
+    Parameters
+    ----------
+    paths : sequence of paths
+        At least one.
+
+    Raises
+    ------
+    StoreNotFoundError, StoreFormatError
+        As `Store` does.
+    StoreMismatchError
+        Two stores are of different packs, recipes or feature dtypes; names both.
+    ClipExistsError
+        Two stores hold the same clip; names both.
+    """
+
+    def __init__(self, paths: ManyPaths) -> None:
+        if not paths:
+            raise StoreNotFoundError("no store was given", "Name at least one store.")
+        self.paths = [Path(path) for path in paths]
+        self.stores = [Store(path) for path in self.paths]
+        self._rows = [store.n_rows for store in self.stores]
+        self._first = [sum(self._rows[:k]) for k in range(len(self._rows))]
+        self._check_kind()
+        self._check_clips()
+
+    # -- what is in it -------------------------------------------------------------------------
+
+    @property
+    def n_rows(self) -> int:
+        """The length N of every array: the sum over the stores."""
+        return sum(self._rows)
+
+    @property
+    def feature_dtype(self) -> str:
+        """``float16`` or ``float32``: of embedding and appearance."""
+        return self.stores[0].feature_dtype
+
+    @property
+    def specs(self) -> tuple[ArraySpec, ...]:
+        """Names, shapes and dtypes of the arrays."""
+        return self.stores[0].specs
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What the first session of the first store that has one wrote; {} if none has."""
+        return next((p for store in self.stores if (p := store.provenance)), {})
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self.records())
+
+    def records(self, status: Status | Iterable[Status] | None = None) -> Iterator[ClipRecord]:
+        """Yield the records of one status, several, or all, ordered by clip and track."""
+        # Named once: an iterable of statuses may be one that is spent by the first store.
+        wanted = status if status is None or isinstance(status, Status) else tuple(status)
+        parts = [self._shifted(k, store.records(wanted)) for k, store in enumerate(self.stores)]
+        yield from heapq.merge(*parts, key=lambda record: (record.clip, record.track))
+
+    def records_by_start(self) -> Iterator[ClipRecord]:
+        """Yield the records that own rows, in the order of their rows."""
+        for k, store in enumerate(self.stores):
+            yield from self._shifted(k, store.records_by_start())
+
+    def record(self, clip: str, track: int = 0) -> ClipRecord:
+        """Return one record.
+
+        Raises
+        ------
+        ClipNotFoundError
+        """
+        k, record = self._find(clip, track)
+        return self._shift(k, record)
+
+    def index(self) -> pd.DataFrame:
+        """Return all records as a table, one column a field of ClipRecord."""
+        return records.table(self.records())
+
+    # -- rows ----------------------------------------------------------------------------------
+
+    def clip(
+        self, clip: str, track: int = 0, arrays: Sequence[str] | None = None
+    ) -> dict[str, AnyArray]:
+        """Return the rows of one track by array name, as `Store.clip` does."""
+        k, _ = self._find(clip, track)
+        return self.stores[k].clip(clip, track, arrays)
+
+    def dask(self, name: str) -> dask.array.Array:
+        """Return one array of all stores, whole and lazy: (n_rows, *tail).
+
+        Raises
+        ------
+        StoreError
+            As `Store.dask`.
+        """
+        import dask.array
+
+        parts = [store.dask(name)[:n] for store, n in zip(self.stores, self._rows, strict=True)]
+        filled = [part for part in parts if part.shape[0]] or parts[:1]
+        return dask.array.concatenate(filled, axis=0)
+
+    # -- how -----------------------------------------------------------------------------------
+
+    def _shifted(self, k: int, found: Iterable[ClipRecord]) -> Iterator[ClipRecord]:
+        """Shift the records of the k-th store; leave out those that are newer than this object."""
+        for record in found:
+            if record.start is None or record.start + record.frames <= self._rows[k]:
+                yield self._shift(k, record)
+
+    def _shift(self, k: int, record: ClipRecord) -> ClipRecord:
+        if record.start is None or not self._first[k]:
+            return record
+        return replace(record, start=record.start + self._first[k])
+
+    def _find(self, clip: str, track: int) -> tuple[int, ClipRecord]:
+        for k, store in enumerate(self.stores):
+            try:
+                record = store.record(clip, track)
+            except ClipNotFoundError:
+                continue
+            if record.start is None or record.start + record.frames <= self._rows[k]:
+                return k, record
+        raise ClipNotFoundError(f"{self}: hold no clip {clip!r}, track {track}")
+
+    def _check_kind(self) -> None:
+        first: Store | None = None
+        for store in self.stores:
+            if store.feature_dtype != self.feature_dtype:
+                raise StoreMismatchError(
+                    f"{store.path}: holds features as {store.feature_dtype}, "
+                    f"{self.stores[0].path} as {self.feature_dtype}",
+                    "Stores are read as one only if they are of one pack, recipe and dtype.",
+                )
+            if not store.provenance:  # a part in which no clip fell
+                continue
+            if first is None:
+                first = store
+                continue
+            try:
+                check_provenance(store.path, store.provenance, first.provenance)
+            except StoreMismatchError as error:
+                raise StoreMismatchError(
+                    f"{store.path} and {first.path} cannot be read as one: "
+                    f"{_without_path(str(error), store.path)}",
+                    "Extract both with the same pack and settings, or read them one at a time.",
+                ) from None
+
+    def _check_clips(self) -> None:
+        last, holder = "", -1
+        for clip, k in heapq.merge(*(_named(store, k) for k, store in enumerate(self.stores))):
+            if clip == last and k != holder:
+                raise ClipExistsError(
+                    f"clip {clip!r} is in two stores: {self.paths[holder]} and {self.paths[k]}",
+                    "Give each store once; extract parts of a folder with --part I/N.",
+                )
+            last, holder = clip, k
+
+    def close(self) -> None:
+        """Close this thread's connections; the next call opens them again."""
+        for store in self.stores:
+            store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.paths))
+
+
+def _named(store: Store, k: int) -> Iterator[tuple[str, int]]:
+    for record in store.records():
+        yield record.clip, k
+
+
+def _without_path(message: str, path: Path) -> str:
+    return message.removeprefix(f"{path}: ").replace("this run", "the other")
+
+
+@overload
+def open(path: OnePath) -> Store: ...
+@overload
+def open(path: ManyPaths) -> Stores: ...
+def open(path: OnePath | ManyPaths) -> Store | Stores:
+    """Open a store, or several as one, for reading. Reads no arrays, takes no lock.
+
+    Parameters
+    ----------
+    path : path or sequence of paths
+
+    Raises
+    ------
+    StoreNotFoundError
+        Nothing lies at a path.
+    StoreFormatError
+        What lies there is not a whole store, or of a newer format.
+    StoreMismatchError, ClipExistsError
+        Several stores do not go together, see `Stores`.
+    """
+    return Store(path) if isinstance(path, str | PathLike) else Stores(path)
+
+
+def digest(path: OnePath | ManyPaths) -> Iterator[tuple[str, str]]:
+    """Yield (clip id, sha256 in hex) of every clip of a store or of several, sorted by id.
+
+    Raises
+    ------
+    StoreError
+        As `store.digest.digest`, and as `Stores` for several.
+    """
+    if isinstance(path, str | PathLike):
+        yield from digest_one(path)
+        return
+    with Stores(path) as stores:
+        yield from heapq.merge(*(digest_one(one) for one in stores.paths))
+
+
+def verify(path: OnePath | ManyPaths) -> VerifyReport:
+    """Test every invariant of a store, or of several and whether they can be read as one.
+
+    Of several, problems and notes begin with the store's path.
+
+    Raises
+    ------
+    StoreNotFoundError, StoreFormatError
+        As `store.verify.verify`.
+    """
+    if isinstance(path, str | PathLike):
+        return verify_one(path)
+    total, by_status = VerifyReport(), Counter[str]()
+    for one in path:
+        report = verify_one(one)
+        total.clips += report.clips
+        total.rows += report.rows
+        by_status.update(report.by_status)
+        total.problems += [f"{one}: {line}" for line in report.problems]
+        total.notes += [f"{one}: {line}" for line in report.notes]
+    total.by_status = dict(by_status)
+    if total.ok:  # damaged stores would be blamed for what they cannot say
+        try:
+            Stores(path).close()
+        except StoreError as error:
+            total.problems.append(str(error))
+    return total
