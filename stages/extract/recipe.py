@@ -19,11 +19,14 @@ class Recipe:
         Longest sides in pixels at which the detector looks.
     detector_threshold : float
         Least score of a face; a face is only followed if it reaches `tracks.SURE_SCORE` once.
+    precision : str
+        Arithmetic of the recognition net (`device.Precision`).
     """
 
     every: int = 5
     detector_sizes: tuple[int, ...] = (640,)
     detector_threshold: float = 0.5
+    precision: str = "f32"
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON types, as stores keep it."""

@@ -15,9 +15,10 @@ from typing import Any
 
 import store
 from stages.extract import packs
-from stages.extract.device import Device
+from stages.extract.device import Device, Precision
 from stages.extract.inputs import Source, find_clips
 from stages.extract.recipe import Recipe
+from stages.extract.selftest import check_precision
 from stages.extract.sessions import resolve_device
 from stages.extract.workers import WorkerSetup, run_clips
 from store.errors import StoreNotFoundError
@@ -25,16 +26,16 @@ from store.schema import ClipRecord, ClipRows, Status
 
 TIME_LIMIT_S = 3600.0
 
-_VERSIONS = ("facepipe", "insightface", "onnx", "onnxruntime", "onnxruntime-gpu", "opencv-python",
-             "numpy", "zarr")  # fmt: skip
+_VERSIONS = ("facepipe", "insightface", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino",
+             "opencv-python", "numpy", "zarr")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class ExtractOptions:
     """What `extract` is asked to do; the command line's options by the same names.
 
-    ``every`` None: what the store was made with, or 5 for a new one. ``workers`` None: one a core
-    on a CPU, one on a GPU.
+    ``every``, ``precision`` None: what the store was made with, or 5 and f32 for a new one.
+    ``workers`` None: one a core on a CPU, one on a GPU.
     """
 
     videos: Sequence[Path]
@@ -46,6 +47,7 @@ class ExtractOptions:
     overwrite: bool = False
     retry_failed: bool = False
     time_limit_s: float = TIME_LIMIT_S
+    precision: Precision | None = None
 
 
 @dataclass
@@ -185,14 +187,20 @@ def extract(
     """
     sources = find_clips(options.videos)
     pack = open_pack(options.pack, echo)
-    device, reason = resolve_device(options.device, pack.landmark)
+    saved = _recipe_of(options.store)
+    precision = options.precision or Precision(saved.get("precision", Recipe.precision))
+    device, reason = resolve_device(options.device, pack.landmark, precision)
+    if precision is not Precision.F32:
+        cosine = check_precision(pack, device, precision)
+        reason += f"; {precision}: median cosine to f32 {cosine:.5f} on drawn faces"
     recipe = Recipe(
-        every=options.every or _every_of(options.store) or Recipe.every,
+        every=options.every or saved.get("every", Recipe.every),
         detector_sizes=tuple(pack.detection.sizes),
         detector_threshold=pack.detection.threshold,
+        precision=str(precision),
     )
-    workers = options.workers or (available_cores() if device is Device.CPU else 1)
-    provider = "CUDAExecutionProvider" if device is Device.CUDA else "CPUExecutionProvider"
+    workers = options.workers or (available_cores() if device.on_cpu else 1)
+    provider = device.provider
     with store.Writer(options.store, provenance(pack, recipe, provider)) as writer:
         todo = _plan(sources, writer.records(), options)
         held = {record.clip for record in writer.records() if record.status.has_rows}
@@ -267,10 +275,9 @@ def provenance(pack: packs.Pack, recipe: Recipe, provider: str) -> dict[str, Any
     }
 
 
-def _every_of(path: Path) -> int | None:
-    """Return the key-frame distance that a store was made with, None if there is no store."""
+def _recipe_of(path: Path) -> dict[str, Any]:
+    """Return the recipe that a store was made with, empty if there is no store."""
     try:
-        saved = store.open(path).provenance.get("recipe", {}).get("every")
+        return dict(store.open(path).provenance.get("recipe") or {})
     except StoreNotFoundError:
-        return None
-    return int(saved) if saved else None
+        return {}
