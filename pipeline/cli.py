@@ -10,7 +10,7 @@ import typer
 from pipeline import __version__, console
 from pipeline.commands import packs_app, store_app
 from pipeline.errors import run_reporting
-from stages.extract.device import Device
+from stages.extract.device import Device, Precision
 from stages.extract.recipe import WhichFaces
 
 app = typer.Typer(
@@ -30,7 +30,8 @@ Videos = Annotated[
     list[Path], typer.Argument(help="Folders of videos and still images, or single files.")
 ]
 DeviceOption = Annotated[
-    Device, typer.Option(help="Where the nets run; cuda is an error where CUDA is not live.")
+    Device,
+    typer.Option(help="Where the nets run; an error where it is not live. auto: cuda, else cpu."),
 ]
 Workers = Annotated[int | None, typer.Option(min=1, help="Worker processes. [default: one a core]")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
@@ -70,6 +71,10 @@ def extract(
     ] = None,
     time_limit: Annotated[
         float | None, typer.Option(min=1, help="Seconds for a clip. [default: by its size]")
+    ] = None,
+    precision: Annotated[
+        Precision | None,
+        typer.Option(help="Of the embeddings; bf16 with openvino. [default: the store's, or f32]"),
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Extract clips again that are done.")] = False,
     retry_failed: Annotated[
@@ -111,6 +116,7 @@ def extract(
         faces=faces,
         scheduler=scheduler,
         part=chosen,
+        precision=precision,
     )
     if dry_run:
         plan = make_plan(options)
@@ -234,6 +240,29 @@ def overlay(
 
     frames = draw(name or clip.name, clip, store, out)
     console.result(f"{frames} frames drawn: {out}")
+
+
+@app.command()
+def doctor(
+    store: Annotated[Path, typer.Option(help="Where the feature store is or will be.")] = (
+        DEFAULT_STORE
+    ),
+    json: Json = False,
+) -> None:
+    """Look for known traps on this machine and say how to mend each; leaves with 1 if one fails.
+
+    Example: pipeline doctor --store /mnt/big/features.store
+    """
+    from pipeline.doctor import Level, examine, show_findings
+
+    findings = examine(store)
+    ok = all(finding.level is not Level.FAIL for finding in findings)
+    if json:
+        console.emit({"ok": ok, "checks": [finding.to_dict() for finding in findings]})
+    else:
+        show_findings(findings)
+    if not ok:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -13,6 +13,7 @@ import pandas as pd
 
 import store
 from stages.extract import packs
+from stages.extract.device import Precision
 from stages.extract.errors import PackError
 from stages.extract.inputs import find_clips
 from stages.extract.run import ExtractOptions, Summary, extract, open_pack
@@ -78,7 +79,13 @@ def score(
             f"{out}: the folder {out.parent} does not exist", "make it, or change --out"
         )
     opened_pack = _pack_of(made_with["pack"], pack, echo)
-    options = replace(options, pack=str(opened_pack.folder), every=made_with["recipe"].get("every"))
+    recipe = made_with["recipe"]
+    options = replace(
+        options,
+        pack=str(opened_pack.folder),
+        every=recipe.get("every"),
+        precision=Precision(recipe.get("precision", Precision.F32)),
+    )
     with contextlib.ExitStack() as stack:
         if not keep_store:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="facepipe-score-"))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import onnx
 
 from stages.extract.detector import Detector
-from stages.extract.device import Device
+from stages.extract.device import Device, Precision
 from stages.extract.faces import LandmarkNet, RecognitionNet
 from stages.extract.graphs import with_appearance
 from stages.extract.packs import Pack
@@ -17,7 +17,7 @@ from stages.extract.sessions import open_session
 
 @dataclass(frozen=True)
 class Nets:
-    """A pack's nets, ready to run, and the ONNX Runtime provider that runs them."""
+    """A pack's nets, ready to run, and the provider that runs them."""
 
     detector: Detector
     landmark: LandmarkNet
@@ -35,16 +35,36 @@ def open_nets(
     DeviceError
         If a session is not live on that device.
     """
-    detector = open_session(pack.detector, device, threads, flush_denormals)
-    landmark = open_session(pack.landmark, device, threads, flush_denormals)
-    model = with_appearance(onnx.load(str(pack.recognition)))
-    recognition = open_session(model.SerializeToString(), device, threads, flush_denormals)
+    detector = open_session(pack.detector, device, threads, flush_denormals=flush_denormals)
+    landmark = open_session(pack.landmark, device, threads, flush_denormals=flush_denormals)
+    recognition = open_recognition(
+        pack, device, Precision(recipe.precision), threads, flush_denormals
+    )
     return Nets(
         Detector(detector, recipe.detector_sizes, recipe.detector_threshold),
         LandmarkNet(landmark, *_scaling(onnx.load(str(pack.landmark)), 128.0), pack.refine),
-        RecognitionNet(recognition, *_scaling(model, 127.5)),
-        recognition.get_providers()[0],
+        recognition,
+        device.provider,
     )
+
+
+def open_recognition(
+    pack: Pack,
+    device: Device,
+    precision: Precision = Precision.F32,
+    threads: int = 1,
+    flush_denormals: bool = False,
+) -> RecognitionNet:
+    """Open a pack's recognition net, the one whose precision can be chosen.
+
+    Raises
+    ------
+    DeviceError
+        If the session is not live on that device, or the device does not offer the precision.
+    """
+    model = with_appearance(onnx.load(str(pack.recognition)))
+    session = open_session(model.SerializeToString(), device, threads, precision, flush_denormals)
+    return RecognitionNet(session, *_scaling(model, 127.5))
 
 
 def _scaling(model: onnx.ModelProto, std: float) -> tuple[float, float]:

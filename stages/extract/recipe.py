@@ -29,12 +29,15 @@ class Recipe:
         Least score of a face; a face is only followed if it reaches `tracks.SURE_SCORE` once.
     faces : {"main", "all"}
         Whether only the face with the largest summed area is kept, or every track.
+    precision : str
+        Arithmetic of the recognition net (`device.Precision`).
     """
 
     every: int = 5
     detector_sizes: tuple[int, ...] = (640,)
     detector_threshold: float = 0.5
     faces: str = "main"
+    precision: str = "f32"
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON types, as stores keep it."""

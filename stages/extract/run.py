@@ -15,27 +15,27 @@ from typing import Any
 
 import store
 from stages.extract import cluster, packs
-from stages.extract.device import Device
+from stages.extract.device import Device, Precision
 from stages.extract.inputs import Part, Source, find_clips
 from stages.extract.recipe import Recipe, WhichFaces
+from stages.extract.selftest import check_precision
 from stages.extract.sessions import resolve_device
 from stages.extract.workers import Result, WorkerSetup, run_clips
 from store.errors import StoreNotFoundError
 from store.schema import ClipRecord, ClipRows, Status
 
-_VERSIONS = ("facepipe", "insightface", "onnx", "onnxruntime", "onnxruntime-gpu", "opencv-python",
-             "numpy", "zarr")  # fmt: skip
+_VERSIONS = ("facepipe", "insightface", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino",
+             "opencv-python", "numpy", "zarr")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class ExtractOptions:
     """What `extract` is asked to do; the command line's options by the same names.
 
-    ``every`` None: what the store was made with, or 5 for a new one. ``workers`` None: one a core
-    on a CPU, one on a GPU. ``faces`` None: what the store was made with, or main.
-    ``time_limit_s`` None: by the size of each file. ``scheduler``: None for worker processes of our
-    own, ``local`` for a Dask cluster on this machine, or the address of a Dask scheduler. ``part``:
-    only these clips.
+    ``every``, ``precision``, ``faces`` None: what the store was made with, or 5, f32 and main for a
+    new one. ``workers`` None: one a core on a CPU, one on a GPU. ``time_limit_s`` None: by the size
+    of each file. ``scheduler``: None for worker processes of our own, ``local`` for a Dask cluster
+    on this machine, or the address of a Dask scheduler. ``part``: only these clips.
     """
 
     videos: Sequence[Path]
@@ -47,6 +47,7 @@ class ExtractOptions:
     overwrite: bool = False
     retry_failed: bool = False
     time_limit_s: float | None = None
+    precision: Precision | None = None
     faces: WhichFaces | None = None
     scheduler: str | None = None
     part: Part = Part()
@@ -189,18 +190,23 @@ def extract(
     """
     sources = options.part.of(find_clips(options.videos))
     pack = open_pack(options.pack, echo)
-    device, reason = resolve_device(options.device, pack.landmark)
-    made_with = _recipe_of(options.store)
+    saved = _recipe_of(options.store)
+    precision = options.precision or Precision(saved.get("precision", Recipe.precision))
+    device, reason = resolve_device(options.device, pack.landmark, precision)
+    if precision is not Precision.F32:
+        cosine = check_precision(pack, device, precision)
+        reason += f"; {precision}: median cosine to f32 {cosine:.5f} on drawn faces"
     recipe = Recipe(
-        every=options.every or made_with.get("every") or Recipe.every,
-        faces=str(options.faces or made_with.get("faces") or Recipe.faces),
+        every=options.every or saved.get("every", Recipe.every),
+        faces=str(options.faces or saved.get("faces", Recipe.faces)),
         detector_sizes=tuple(pack.detection.sizes),
         detector_threshold=pack.detection.threshold,
+        precision=str(precision),
     )
-    workers = options.workers or (available_cores() if device is Device.CPU else 1)
+    workers = options.workers or (available_cores() if device.on_cpu else 1)
     if options.scheduler is not None:
         workers = cluster.count_workers(options.scheduler, workers)
-    provider = "CUDAExecutionProvider" if device is Device.CUDA else "CPUExecutionProvider"
+    provider = device.provider
     with store.Writer(options.store, provenance(pack, recipe, provider)) as writer:
         todo = _plan(sources, writer.records(), options)
         held: dict[str, set[int]] = {}  # tracks that have rows
@@ -306,8 +312,8 @@ def provenance(pack: packs.Pack, recipe: Recipe, provider: str) -> dict[str, Any
 
 
 def _recipe_of(path: Path) -> dict[str, Any]:
-    """Return the recipe that a store was made with, an empty one if there is no store."""
+    """Return the recipe that a store was made with, empty if there is no store."""
     try:
-        return dict(store.open(path).provenance.get("recipe", {}))
+        return dict(store.open(path).provenance.get("recipe") or {})
     except StoreNotFoundError:
         return {}

@@ -41,7 +41,7 @@ class WorkerSetup:
     @property
     def clips(self) -> int:
         """Clips that a worker takes at a time: on a GPU enough to fill its batches."""
-        return 1 if self.device is Device.CPU else 16
+        return 1 if self.device.on_cpu else 16
 
 
 _setup: WorkerSetup

@@ -1,0 +1,46 @@
+"""`pipeline doctor`: the traps that cost people an evening, looked for one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline import console
+from pipeline.doctor import computing, disks, packages
+from pipeline.doctor.finding import Finding, Level, fail
+
+
+def examine(store: Path) -> list[Finding]:
+    """Run every check; ``store`` is where features are or will be. Never raises."""
+    checks: list[tuple[str, Callable[[], list[Finding]]]] = [
+        ("python", packages.python),
+        ("onnxruntime", packages.onnxruntimes),
+        ("opencv", packages.opencvs),
+        ("rotation", packages.rotation),
+        ("cuda", computing.cuda),
+        ("devices", computing.devices),
+        ("packs", packages.model_packs),
+        ("clients", packages.clients),
+        ("space", lambda: disks.space(store)),
+        ("file system", lambda: disks.file_system(store)),
+        ("torch", computing.torch_build),
+        ("threads", computing.threads),
+    ]
+    findings = []
+    for name, check in checks:
+        try:
+            findings += check()
+        except Exception as error:  # a broken installation must not hide the other findings
+            first = (str(error).splitlines() or [""])[0]
+            reason = f"could not be checked: {type(error).__name__}: {first}"
+            findings.append(fail(name, reason, "install facepipe again in a new environment"))
+    return findings
+
+
+def show_findings(findings: list[Finding]) -> None:
+    """Print a line for each finding, and how to mend it."""
+    colours = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
+    for finding in findings:
+        line = console.escape(f"{finding.check}: {finding.message}")
+        mend = f" [dim]->[/dim] {console.escape(finding.mend)}" if finding.mend else ""
+        console.result(f"[{colours[finding.level]}]{finding.level:4}[/] {line}{mend}")
