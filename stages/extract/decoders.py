@@ -21,9 +21,11 @@ from stages.extract.contents import counts_frames, display_matrix
 from stages.extract.upright import Image, Matrix, Upright
 
 if TYPE_CHECKING:
+    from av.audio.stream import AudioStream
     from av.container import InputContainer
     from av.packet import Packet
     from av.sidedata.sidedata import SideData
+    from av.video.codeccontext import VideoCodecContext
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
@@ -186,9 +188,10 @@ class PyAvDecoder:
 
         self._container = _open(path)
         stream = _video_stream(self._container)
-        if stream is None:
+        # A stream of a codec that FFmpeg does not know has no context, whatever the hints say.
+        if stream is None or cast(object, stream.codec_context) is None:
             self._container.close()
-            raise DecoderError("no video stream")
+            raise DecoderError("no video stream that can be decoded")
         stream.codec_context.thread_count = 1
         self._stream = stream
         self._error = av.error.FFmpegError
@@ -281,12 +284,13 @@ def list_streams(path: Path) -> Streams:
         When the file cannot be opened at all.
     """
     with _open(path) as container:
-        covers = [s for s in container.streams.video if _is_cover(s)]
+        streams = container.streams
+        covers = [s for s in streams.video if _is_cover(s)]
         return Streams(
-            tuple(s.codec_context.name for s in container.streams.video if s not in covers),
-            tuple(s.codec_context.name for s in container.streams.audio),
+            tuple(_codec(s) for s in streams.video if s not in covers),
+            tuple(_codec(s) for s in streams.audio),
             ("cover picture",) * len(covers)
-            + tuple(s.type for s in container.streams if s.type not in ("video", "audio")),
+            + tuple(s.type for s in streams if s.type not in ("video", "audio")),
         )
 
 
@@ -309,6 +313,11 @@ def _open(path: Path) -> InputContainer:
 
 def _video_stream(container: InputContainer) -> VideoStream | None:
     return next((s for s in container.streams.video if not _is_cover(s)), None)
+
+
+def _codec(stream: VideoStream | AudioStream) -> str:
+    context = cast("VideoCodecContext | None", stream.codec_context)
+    return context.name if context is not None else "unknown codec"
 
 
 def _is_cover(stream: VideoStream) -> bool:

@@ -263,6 +263,7 @@ class ClipReader:
             return f"no video stream could be opened ({contents.kind(self.path)})"
         if not any(streams):
             return f"no streams in the file ({contents.kind(self.path)})"
-        others = f" and {', '.join(streams.others)}" if streams.others else ""
-        audio = f"audio only ({', '.join(streams.audio)})" if streams.audio else "none at all"
-        return f"no video stream: {audio}{others}"
+        if streams.video:
+            return f"no decoder for its video ({', '.join(streams.video)})"
+        audio = [f"audio only ({', '.join(streams.audio)})"] if streams.audio else []
+        return f"no video stream: {', '.join(audio + list(streams.others))}"
