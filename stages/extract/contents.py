@@ -50,11 +50,21 @@ def still(path: Path) -> str | None:
     )
 
 
-def cut_off(path: Path) -> str:
-    """Return ', cut off: N of M bytes' where an MP4's boxes reach past the file's end, else ''."""
-    size = path.stat().st_size
-    end = max((stop for _, _, stop in _top(path)), default=0)
-    return f", cut off: {size} of {end} bytes" if end > size else ""
+def counts_frames(path: Path) -> bool:
+    """Whether this kind of file holds its number of frames; OpenCV makes one up where not."""
+    head = _head(path)
+    return head[4:8] in _MP4_BOXES or head.startswith(b"RIFF")
+
+
+def lack(path: Path) -> str:
+    """Say what an MP4 lacks by its outermost boxes: ', ...', or '' where all is there."""
+    size, boxes = path.stat().st_size, _top(path)
+    end = max((stop for _, _, stop in boxes), default=0)
+    if end > size:
+        return f", cut off: {size} of {end} bytes"
+    if boxes and not any(name == b"mdat" for name, _, _ in boxes):
+        return ", the file holds no media data"
+    return ""
 
 
 def _index(path: Path) -> str:
@@ -63,7 +73,7 @@ def _index(path: Path) -> str:
     if (end := boxes[-1][2] if boxes else 0) < path.stat().st_size:
         return f"out of reach: malformed box at byte {end}"
     state = "damaged" if any(name == b"moov" for name, _, _ in boxes) else "missing"
-    return state + cut_off(path)
+    return state + lack(path)
 
 
 def _top(path: Path) -> list[tuple[bytes, int, int]]:

@@ -12,18 +12,20 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import cv2
 import numpy as np
 
-from stages.extract.contents import display_matrix
+from stages.extract.contents import counts_frames, display_matrix
 from stages.extract.upright import Image, Matrix, Upright
 
 if TYPE_CHECKING:
+    from av.audio.stream import AudioStream
     from av.container import InputContainer
     from av.packet import Packet
     from av.sidedata.sidedata import SideData
+    from av.video.codeccontext import VideoCodecContext
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
@@ -45,7 +47,8 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = "|".join(f"{k};{v}" for k, v in _OPTIONS.items())
 
 # Not OPENCV_LOG_LEVEL: it is read when cv2 is first imported, which may have been long ago.
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+_logging: Any = cv2 if hasattr(cv2, "setLogLevel") else cv2.utils.logging  # OpenCV 4, 5
+_logging.setLogLevel(0)
 
 _MAX_HEADER_FPS = 1000.0
 _MAX_TIME_S = 1e7  # four months: a time beyond that comes from a broken header
@@ -66,6 +69,22 @@ class Header:
     codec: str = ""
 
 
+@dataclass
+class Findings:
+    """What PyAV met on its way through a file.
+
+    ``damaged``: packets that could not be decoded. ``counted``: whether the number of frames is in
+    the file and not made up from its duration. ``promised_s``: the
+    video stream's own duration, without what an edit list cuts away, None if the header has none.
+    ``reached_s``: end of the last packet of any stream, on the clock of the file's duration.
+    """
+
+    damaged: int = 0
+    counted: bool = True
+    promised_s: float | None = None
+    reached_s: float = 0.0
+
+
 class Picture(NamedTuple):
     """One decoded frame: seconds since the start of the stream (NaN if unknown), upright BGR."""
 
@@ -79,7 +98,7 @@ class Decoder(Protocol):
     name: str
     header: Header
     upright: Upright
-    damaged: int
+    findings: Findings
 
     def pictures(self, skip: Callable[[int, float], bool]) -> Iterator[Picture]:
         """Yield the frames for which ``skip(index, time)`` is False.
@@ -105,8 +124,9 @@ class OpenCvDecoder:
 
     def __init__(self, path: Path) -> None:
         self.name = f"opencv {cv2.__version__} ffmpeg"
-        self.damaged = 0
+        self.findings = Findings(counted=counts_frames(path))
         try:
+            str(path).encode()  # a name that is not UTF-8 crashes OpenCV (4.11 and 5.0)
             cap = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
         except (cv2.error, UnicodeEncodeError) as error:
             raise DecoderError(first_line(error)) from None
@@ -168,9 +188,10 @@ class PyAvDecoder:
 
         self._container = _open(path)
         stream = _video_stream(self._container)
-        if stream is None:
+        # A stream of a codec that FFmpeg does not know has no context, whatever the hints say.
+        if stream is None or cast(object, stream.codec_context) is None:
             self._container.close()
-            raise DecoderError("no video stream")
+            raise DecoderError("no video stream that can be decoded")
         stream.codec_context.thread_count = 1
         self._stream = stream
         self._error = av.error.FFmpegError
@@ -183,7 +204,11 @@ class PyAvDecoder:
             codec=stream.codec_context.name,
         )
         self.upright = Upright()
-        self.damaged = 0
+        length, base = stream.duration, stream.time_base
+        self.findings = Findings(
+            counted=self.header.frames is not None,
+            promised_s=float(length * base) if length and base else None,
+        )
 
     def pictures(self, skip: Callable[[int, float], bool]) -> Iterator[Picture]:
         """Yield the frames for which ``skip(index, time)`` is False."""
@@ -204,23 +229,29 @@ class PyAvDecoder:
             except EOFError:  # the decoder was flushed already
                 return
             except (self._error, ValueError, MemoryError):
-                self.damaged += packet is not None
+                self.findings.damaged += packet is not None
                 continue
             yield from frames
 
     def _packets(self) -> Iterator[Packet[VideoStream] | None]:
         """Yield the stream's packets, then None, which flushes the frames that wait."""
-        packets = self._container.demux(self._stream)
+        found = self.findings
+        packets = self._container.demux()
         while True:
             try:
                 packet = next(packets)
             except (StopIteration, EOFError):
                 break
             except (self._error, ValueError):  # the file breaks off inside a packet
-                self.damaged += 1
+                found.damaged += 1
                 break
-            if packet.size:  # PyAV's own flush packet is empty
-                yield packet
+            if not packet.size:  # PyAV's own flush packet
+                continue
+            if packet.pts is not None and packet.time_base is not None:
+                end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+                found.reached_s = max(found.reached_s, end)
+            if packet.stream_index == self._stream.index:
+                yield cast("Packet[VideoStream]", packet)
         yield None
 
     def _seconds(self, frame: VideoFrame) -> float:
@@ -253,12 +284,13 @@ def list_streams(path: Path) -> Streams:
         When the file cannot be opened at all.
     """
     with _open(path) as container:
-        covers = [s for s in container.streams.video if _is_cover(s)]
+        streams = container.streams
+        covers = [s for s in streams.video if _is_cover(s)]
         return Streams(
-            tuple(s.codec_context.name for s in container.streams.video if s not in covers),
-            tuple(s.codec_context.name for s in container.streams.audio),
+            tuple(_codec(s) for s in streams.video if s not in covers),
+            tuple(_codec(s) for s in streams.audio),
             ("cover picture",) * len(covers)
-            + tuple(s.type for s in container.streams if s.type not in ("video", "audio")),
+            + tuple(s.type for s in streams if s.type not in ("video", "audio")),
         )
 
 
@@ -281,6 +313,11 @@ def _open(path: Path) -> InputContainer:
 
 def _video_stream(container: InputContainer) -> VideoStream | None:
     return next((s for s in container.streams.video if not _is_cover(s)), None)
+
+
+def _codec(stream: VideoStream | AudioStream) -> str:
+    context = cast("VideoCodecContext | None", stream.codec_context)
+    return context.name if context is not None else "unknown codec"
 
 
 def _is_cover(stream: VideoStream) -> bool:

@@ -25,6 +25,7 @@ from stages.extract import contents
 from stages.extract.decoders import (
     Decoder,
     DecoderError,
+    Findings,
     OpenCvDecoder,
     PyAvDecoder,
     list_streams,
@@ -101,10 +102,11 @@ class ClipReader:
         self.info = ClipInfo()
         self._open: Decoder | None = None
         self._codec = ""
+        self._fps: float | None = None  # the header's
         self._times: list[float] = []
         self._repaired = 0
         self._rescaled = 0
-        self._damaged = 0
+        self._findings = Findings()
         self._failures: list[str] = []
         if not path.exists():
             raise UnreadableClipError("file has vanished")
@@ -162,7 +164,7 @@ class ClipReader:
                 continue
             header, info = decoder.header, self.info
             info.claimed_frames = info.claimed_frames or header.frames
-            info.fps = info.fps or header.fps
+            info.fps = self._fps = self._fps or header.fps
             self._codec = self._codec or header.codec
             yield decoder
             decoder.close()
@@ -172,7 +174,7 @@ class ClipReader:
 
     def _read(self, decoder: Decoder) -> Iterator[Frame]:
         """Yield a decoder's frames after those that were read before it."""
-        info, step, done = self.info, 1.0 / (self.info.fps or 30.0), len(self._times)
+        info, step, done = self.info, 1.0 / (self._fps or 30.0), len(self._times)
         last = self._times[-1] if self._times else -math.inf
         # Rebuilt times are not the file's: then the frames are counted off instead.
         known = last + _SAME_TIME_S if not self._repaired else -math.inf
@@ -199,41 +201,50 @@ class ClipReader:
                 yield Frame(time, picture)
         except DecoderError as error:
             self._failures.append(f"decoder error: {error}")
-        self._damaged = decoder.damaged
+        self._findings = decoder.findings
 
     def _size(self, image: Image) -> None:
         self.info.height, self.info.width = image.shape[:2]
 
+    def _lost(self) -> int:
+        """Return the number of frames that the header promises and that are not there."""
+        claimed, promised = self.info.claimed_frames or 0, self._findings.promised_s
+        if promised is not None and self._fps:  # without the frames that an edit list cuts away
+            claimed = min(claimed, round(promised * self._fps))
+        lost = claimed - len(self._times)
+        return lost if lost > max(_LOST_FRAMES, _LOST_FRACTION * claimed) else 0
+
     def _ends_early(self) -> bool:
-        """Whether frames and time are missing that the header promises."""
-        claimed, fps = self.info.claimed_frames or 0, self.info.fps
-        if claimed - len(self._times) <= max(_LOST_FRAMES, _LOST_FRACTION * claimed):
-            return False
-        promised = claimed / fps if fps else math.inf
-        return self._duration() < (1 - _LOST_FRACTION) * promised
+        """Whether the end is missing: frames are lost, and time with them."""
+        fps, found = self._fps, self._findings
+        if not (lost := self._lost()) or not fps:
+            return lost > 0
+        promised = (lost + len(self._times)) / fps
+        duration = self._duration()
+        if not found.counted:  # promised is when the file ends, perhaps with sound after the video
+            duration = max(duration, found.reached_s)
+        return promised - duration > max(_LOST_FRAMES / fps, _LOST_FRACTION * promised)
 
     def _duration(self) -> float:
         if len(self._times) == 1:
-            return 1.0 / self.info.fps if self.info.fps else 0.0
+            return 1.0 / self._fps if self._fps else 0.0
         return self._times[-1] - self._times[0] + float(np.median(np.diff(self._times)))
 
     def _conclude(self) -> None:
         info, times = self.info, self._times
         info.frames, info.duration_s = len(times), self._duration()
         notes = list(self._failures)
-        lost = (info.claimed_frames or 0) - info.frames
         if self._ends_early():
             info.status = Status.TRUNCATED
             notes.insert(0, f"ends after {info.frames} of {info.claimed_frames} frames")
-        elif lost > max(_LOST_FRAMES, _LOST_FRACTION * (info.claimed_frames or 0)):
-            # a count estimated from the duration, or frames lost on the way to the end
+        elif self._lost() and self._findings.counted:
             notes.append(f"{info.frames} frames where the header says {info.claimed_frames}")
-        if len(times) > 1:  # after _ends_early, which needs the header's
+        if len(times) > 1:
             gaps = np.diff(times)
             info.fps = (len(times) - 1) / (times[-1] - times[0])
             info.variable_frame_rate = bool(gaps.max() > 1.5 * np.median(gaps))
-        if self._damaged:
-            notes.append(f"damaged packets skipped: {self._damaged}")
+        if self._findings.damaged:
+            notes.append(f"damaged packets skipped: {self._findings.damaged}")
         if self._rescaled:
             notes.append(f"{self._rescaled} frames of another size, scaled to the first one's")
         if self._repaired:
@@ -245,13 +256,14 @@ class ClipReader:
             claim = self.info.claimed_frames
             promised = f", header says {claim} frames" if claim else ""
             found = f"opened, but no frame could be decoded (codec {self._codec}{promised}"
-            return "; ".join([found + contents.cut_off(self.path) + ")", *self._failures])
+            return "; ".join([found + contents.lack(self.path) + ")", *self._failures])
         try:
             streams = list_streams(self.path)
         except DecoderError:
             return f"no video stream could be opened ({contents.kind(self.path)})"
         if not any(streams):
             return f"no streams in the file ({contents.kind(self.path)})"
-        others = f" and {', '.join(streams.others)}" if streams.others else ""
-        audio = f"audio only ({', '.join(streams.audio)})" if streams.audio else "none at all"
-        return f"no video stream: {audio}{others}"
+        if streams.video:
+            return f"no decoder for its video ({', '.join(streams.video)})"
+        audio = [f"audio only ({', '.join(streams.audio)})"] if streams.audio else []
+        return f"no video stream: {', '.join(audio + list(streams.others))}"

@@ -1,0 +1,54 @@
+"""Clips that OpenCV cannot write: any codec, pixel format, container, and time of every frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+MS = Fraction(1, 1000)
+
+
+def write_av(
+    path: Path,
+    images: Sequence[np.ndarray],
+    marks: Sequence[int] | None = None,
+    codec: str = "mpeg4",
+    pix_fmt: str = "yuv420p",
+    aspect: Fraction | None = None,
+    options: dict[str, str] | None = None,
+    container: dict[str, str] | None = None,
+    format: str | None = None,
+    base: Fraction = MS,
+) -> Path:
+    """Write pictures (h, w, 3) BGR as a video; ``marks`` are their times in units of ``base``.
+
+    By default they are 40 ms apart. They are kept as they are, also where the first is not 0.
+    """
+    marks = marks if marks is not None else [round(i / 25 / base) for i in range(len(images))]
+    with av.open(str(path), "w", format=format, options=container or {}) as file:
+        stream: Any = file.add_stream(codec, rate=25, options=options or {})
+        stream.height, stream.width = images[0].shape[:2]
+        stream.pix_fmt = pix_fmt
+        stream.codec_context.time_base = stream.time_base = base
+        stream.codec_context.thread_count = 1
+        if aspect is not None:
+            stream.codec_context.sample_aspect_ratio = aspect
+        for image, mark in zip(images, marks, strict=True):
+            frame = av.VideoFrame.from_ndarray(image, format="bgr24")
+            frame.pts, frame.time_base = mark, base
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    return path
+
+
+def pts_seconds(path: Path) -> list[float]:
+    """Return the frames' times as PyAV's pts tell them, from the stream's start."""
+    with av.open(str(path)) as file:
+        stream = file.streams.video[0]
+        start = stream.start_time or 0
+        return [float((f.pts - start) * f.time_base) for f in file.decode(stream)]  # type: ignore
