@@ -23,8 +23,31 @@ _MAGIC = {
     b"PK\x03\x04": "a ZIP archive",
     b"%PDF": "a PDF document",
 }
+# What a container or a raw stream begins with. None of these can name another file.
+_VIDEO = (
+    b"\x1aE\xdf\xa3", b"RIFF", b"FLV", b"OggS", b"GIF8", b"DKIF", b".RMF",
+    b"0&\xb2u\x8ef\xcf\x11",  # ASF: .wmv
+    b"\0\0\1", b"\0\0\0\1",  # MPEG program and elementary streams, H.264, H.265
+)  # fmt: skip
+_TS_PACKETS = ((0, 188), (4, 192))  # offset of the sync byte, size of a packet: .ts, .m2ts
 _STILLS = ("a JPEG image", "a PNG image")
-_MP4_BOXES = frozenset((b"ftyp", b"moov", b"free", b"mdat", b"skip", b"wide", b"moof", b"styp"))
+_MP4_BOXES = frozenset(
+    (
+        b"ftyp",
+        b"moov",
+        b"free",
+        b"mdat",
+        b"skip",
+        b"wide",
+        b"moof",
+        b"styp",
+        b"pnot",
+        b"sidx",
+        b"uuid",
+        b"pdin",
+    )
+)
+_HEAD = 256
 _MAX_BOXES = 10_000  # a file of nothing but empty boxes must not take for ever
 _MAX_OFFSET = 1 << 62  # sizes in broken headers go up to 2**64, seek() does not
 
@@ -37,9 +60,21 @@ def kind(path: Path) -> str:
             return name
     if head[4:8] in _MP4_BOXES:
         return f"an MP4/MOV file whose index is {_index(path)}"
-    if all(32 <= byte < 127 or byte in b"\r\n\t" for byte in head):
+    if all(32 <= byte < 127 or byte in b"\r\n\t" for byte in head[:64]):
         return "plain text"
     return "unknown content"
+
+
+def holds_itself(path: Path) -> bool:
+    """Whether the first bytes are those of a kind of video that holds all of its data itself.
+
+    FFmpeg goes by the bytes and not by the name: to it, a text file ``x.mp4`` can be a playlist, a
+    concat script or a session description, and it opens every file and address in it.
+    """
+    head = _head(path)
+    if head.startswith(_VIDEO) or head[4:8] in _MP4_BOXES:
+        return True
+    return any(head[at::size][:2] == b"GG" for at, size in _TS_PACKETS)
 
 
 def still(path: Path) -> str | None:
@@ -159,4 +194,4 @@ def _read(file: BinaryIO, at: int, count: int) -> bytes:
 
 def _head(path: Path) -> bytes:
     with path.open("rb") as file:
-        return file.read(64)
+        return file.read(_HEAD)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 import cv2
 import numpy as np
 
-from stages.extract.contents import counts_frames, display_matrix
+from stages.extract.contents import counts_frames, display_matrix, holds_itself
 from stages.extract.upright import Image, Matrix, Upright
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 # A "video" may be a playlist or a concat script under another name, which would make FFmpeg open
 # any file or address that it names. So only formats are allowed that hold everything themselves.
+# (A protocol whitelist alone lets a concat script read every local file.)
 # fmt: off
 _FORMATS = ",".join((
     "aac", "ac3", "amr", "apng", "asf", "av1", "avi", "bmp_pipe", "dv", "flac", "flv", "gif",
@@ -41,8 +42,8 @@ _FORMATS = ",".join((
 # fmt: on
 _OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
 
-# Read by OpenCV when a capture opens; set, not defaulted: they keep files from reaching for others.
-# The decoder's own chatter says nothing that the status does not.
+# Read by OpenCV when a capture opens; set, not defaulted, since it is a guard. The decoder's own
+# chatter says nothing that the status does not.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = "|".join(f"{k};{v}" for k, v in _OPTIONS.items())
 
@@ -75,7 +76,7 @@ class Findings:
 
     ``damaged``: packets that could not be decoded. ``counted``: whether the number of frames is in
     the file and not made up from its duration. ``promised_s``: the
-    video stream's own duration, without what an edit list cuts away, None if the header has none.
+    video's duration in an MP4's header, without what an edit list cuts away, None elsewhere.
     ``reached_s``: end of the last packet of any stream, on the clock of the file's duration.
     """
 
@@ -123,6 +124,8 @@ class OpenCvDecoder:
     """
 
     def __init__(self, path: Path) -> None:
+        if not holds_itself(path):  # OpenCV 4.11 does not heed the lists above
+            raise DecoderError("not a known kind of video file")
         self.name = f"opencv {cv2.__version__} ffmpeg"
         self.findings = Findings(counted=counts_frames(path))
         try:
@@ -204,11 +207,11 @@ class PyAvDecoder:
             codec=stream.codec_context.name,
         )
         self.upright = Upright()
+        self.findings = Findings(counted=self.header.frames is not None)
         length, base = stream.duration, stream.time_base
-        self.findings = Findings(
-            counted=self.header.frames is not None,
-            promised_s=float(length * base) if length and base else None,
-        )
+        # Elsewhere FFmpeg makes the duration fit what is left of the file.
+        if "mov" in self._container.format.name and length and base:
+            self.findings.promised_s = float(length * base)
 
     def pictures(self, skip: Callable[[int, float], bool]) -> Iterator[Picture]:
         """Yield the frames for which ``skip(index, time)`` is False."""

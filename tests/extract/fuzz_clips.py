@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from stages.extract.video import ClipReader, UnreadableClipError
-from tests.testing.av_clips import write_av
+from tests.testing.av_clips import AV1, write_av
 from tests.testing.clips import picture
 
 SIZE, FRAMES = (64, 48), 8
@@ -35,7 +35,7 @@ def originals(folder: Path) -> list[Path]:
         write_av(folder / "part2.mp4", images),
         write_av(folder / "h264.mp4", images, codec="libx264", container=front),
         write_av(folder / "vp9.webm", images, codec="libvpx-vp9", options={"deadline": "realtime"}),
-        write_av(folder / "av1.mp4", images, codec="libsvtav1", options={"preset": "12"}),
+        write_av(folder / "av1.mp4", images, codec=AV1),
         write_av(folder / "mjpeg.avi", images, codec="mjpeg", pix_fmt="yuvj420p", base=pal),
         write_av(folder / "h264.mkv", images, codec="libx264"),
         write_av(folder / "h264.ts", images, codec="libx264"),

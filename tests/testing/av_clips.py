@@ -11,6 +11,8 @@ import av
 import numpy as np
 
 MS = Fraction(1, 1000)
+# Wheels of PyAV carry one AV1 encoder or the other.
+AV1 = next(c for c in ("libsvtav1", "libaom-av1") if c in av.codecs_available)
 
 
 def write_av(
