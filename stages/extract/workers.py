@@ -149,7 +149,24 @@ def _work(source: Source) -> Result:
 
 
 def extract_here(source: Source, setup: WorkerSetup) -> Result:
-    """Extract one clip in this process, whose nets are opened once and kept for the next clip.
+    """Extract one clip in this process.
+
+    Raises
+    ------
+    FacepipeError
+        The nets cannot be opened.
+    """
+    from stages.extract.engine import extract_clip
+
+    try:
+        return extract_clip(source.clip, Path(source.path), nets_here(setup), setup.recipe)
+    except OSError as error:
+        record = ClipRecord(source.clip, Status.UNREADABLE, message=error.strerror or str(error))
+        return record, None
+
+
+def nets_here(setup: WorkerSetup) -> Any:
+    """Return this process's nets, opened with its first clip and kept for the next ones.
 
     Raises
     ------
@@ -160,15 +177,10 @@ def extract_here(source: Source, setup: WorkerSetup) -> Result:
     import cv2
 
     from stages.extract import packs
-    from stages.extract.engine import extract_clip
     from stages.extract.nets import open_nets
 
     global _nets
     if _nets is None or _nets[0] != setup:  # a process of a cluster outlives a run and its setup
         cv2.setNumThreads(1)  # one worker a core
         _nets = setup, open_nets(packs.resolve(setup.pack), setup.device, setup.recipe)
-    try:
-        return extract_clip(source.clip, Path(source.path), _nets[1], setup.recipe)
-    except OSError as error:
-        record = ClipRecord(source.clip, Status.UNREADABLE, message=error.strerror or str(error))
-        return record, None
+    return _nets[1]
