@@ -7,6 +7,7 @@ same paths as the client: a shared file system.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import importlib.metadata
@@ -26,6 +27,7 @@ from stages.extract.inputs import Source
 from stages.extract.workers import (
     Result,
     WorkerSetup,
+    engine_here,
     extract_here,
     failed,
     usual_time_limit,
@@ -34,7 +36,7 @@ from store.errors import FacepipeError
 from store.schema import ClipRecord, Status
 
 LOCAL = "local"
-CONNECT_S = 8.0  # until an address without a scheduler is given up
+CONNECT_S = 6.0  # until an address without a scheduler is given up
 
 _IN_FLIGHT = 2  # clips a worker: one at work, one waiting, so that no worker waits for the writer
 _COUNT_EVERY_S = 2.0  # workers come and go
@@ -294,14 +296,34 @@ def _client(scheduler: str, workers: int) -> Iterator[Any]:
             client = stack.enter_context(Client(cluster))
         else:
             try:
+                asyncio.run(asyncio.wait_for(_knock(scheduler), CONNECT_S))
                 client = stack.enter_context(Client(scheduler, timeout=CONNECT_S))
-            except (OSError, ValueError, TypeError) as error:
-                raise ClusterError(
-                    f"--scheduler {scheduler}: no Dask scheduler answers there ({_line(error)})",
-                    "start one with 'dask scheduler' and workers with 'dask worker ADDRESS "
-                    "--nthreads 1', or use --scheduler local",
-                ) from None
+            except TimeoutError:
+                raise _no_scheduler(scheduler, f"nothing within {CONNECT_S:g} s") from None
+            except (OSError, ValueError, TypeError, RuntimeError) as error:
+                raise _no_scheduler(scheduler, _line(error)) from None
         yield client
+
+
+def _no_scheduler(address: str, why: str) -> ClusterError:
+    return ClusterError(
+        f"--scheduler {address}: no Dask scheduler answers there ({why})",
+        "start one with 'dask scheduler' and workers with 'dask worker ADDRESS --nthreads 1', or "
+        "use --scheduler local",
+    )
+
+
+async def _knock(address: str) -> None:
+    """Ask whoever listens at an address who it is.
+
+    A Client would wait much longer than its time limit for a listener that never says a word.
+    """
+    from distributed.core import rpc
+
+    async with rpc(address, timeout=CONNECT_S) as listener:
+        told = await listener.identity()
+    if told.get("type") != "Scheduler":
+        raise ValueError(f"it is the address of a {told.get('type', 'stranger')}")
 
 
 def _without_bokeh(scheduler: str) -> str:
@@ -343,6 +365,7 @@ def _work(source: Source, job: _Job) -> list[Result]:
             f"the worker on {socket.gethostname()} does not see {source.path}: clips must lie on "
             "a file system that all workers share"
         )
+    _thread.submit(engine_here, job.setup).result()  # no part of the clip's time
     running = threading.Event()
 
     def extract() -> list[Result]:

@@ -171,7 +171,18 @@ def _work(sources: list[Source]) -> list[Result]:
 
 
 def extract_here(sources: list[Source], setup: WorkerSetup) -> list[Result]:
-    """Extract clips in this process, whose nets are opened once and kept for the next ones.
+    """Extract clips in this process.
+
+    Raises
+    ------
+    FacepipeError
+        The nets cannot be opened.
+    """
+    return [result for _, results in engine_here(setup).run(sources) for result in results]
+
+
+def engine_here(setup: WorkerSetup) -> Any:
+    """Return this process's engine, its nets opened with the first clip and kept for the next.
 
     Raises
     ------
@@ -192,4 +203,4 @@ def extract_here(sources: list[Source], setup: WorkerSetup) -> list[Result]:
             packs.resolve(setup.pack), setup.device, setup.recipe, flush_denormals=True
         )
         _engine = setup, Engine(nets, setup.recipe, setup.clips, threads=setup.clips > 1)
-    return [result for _, results in _engine[1].run(sources) for result in results]
+    return _engine[1]
