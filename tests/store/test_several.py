@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from store_clips import PROVENANCE, TINY, no_face, record, rows, same, stored
 
 import store
 from stages.fit.data import ClipLoader, clip_spans
 from store import ClipExistsError, ClipNotFoundError, Status, StoreMismatchError
+from tests.store.store_clips import PROVENANCE, TINY, no_face, record, rows, same, stored
 
 NAMES = [f"day{i % 2}/clip{i:02d}.mp4" for i in range(9)]
 
