@@ -53,7 +53,6 @@ _logging.setLogLevel(0)
 
 _MAX_HEADER_FPS = 1000.0
 _MAX_TIME_S = 1e7  # four months: a time beyond that comes from a broken header
-_ATTACHED_PICTURE = 0x400  # AV_DISPOSITION_ATTACHED_PIC; PyAV 13 does not tell
 _COVERS = frozenset(("mjpe", "MJPG", "jpeg", "png ", "mpng", "bmp ", "gif "))
 
 
@@ -324,7 +323,9 @@ def _codec(stream: VideoStream | AudioStream) -> str:
 
 
 def _is_cover(stream: VideoStream) -> bool:
-    return bool(int(getattr(stream, "disposition", 0)) & _ATTACHED_PICTURE)
+    from av.stream import Disposition
+
+    return bool(stream.disposition & Disposition.attached_pic)
 
 
 def _side_matrix(frame: VideoFrame) -> Matrix | None:

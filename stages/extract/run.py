@@ -207,7 +207,11 @@ def extract(
     if options.scheduler is not None:
         workers = cluster.count_workers(options.scheduler, workers)
     provider = device.provider
-    with store.Writer(options.store, provenance(pack, recipe, provider)) as writer:
+    told = provenance(pack, recipe, provider)
+    if saved:  # settings that came after the store was made had their defaults then
+        default = Recipe().to_dict()
+        told["recipe"] = {k: v for k, v in told["recipe"].items() if k in saved or v != default[k]}
+    with store.Writer(options.store, told) as writer:
         todo = _plan(sources, writer.records(), options)
         held: dict[str, set[int]] = {}  # tracks that have rows
         for record in writer.records():

@@ -58,6 +58,9 @@ class TrainConfig(BaseModel):
     loss: RankForm = Field(
         default="normalised", description="Form of the ranking loss, see losses.py"
     )
+    refit: bool = Field(
+        default=True, description="Train again on train and val together, for the epochs chosen"
+    )
     ema: float = Field(
         default=0.97, ge=0, lt=1, description="Decay of the averaged weights; 0: none"
     )

@@ -133,6 +133,20 @@ def resample_indices(timestamp: npt.NDArray[np.float64], fps: float) -> npt.NDAr
     return index
 
 
+class Budget:
+    """Bytes that loaders may keep in memory, all that share this object together."""
+
+    def __init__(self, left: int = DEFAULT_BUDGET) -> None:
+        self.left = left
+
+    def take(self, size: int) -> bool:
+        """Take ``size`` bytes if there are so many."""
+        if size > self.left:
+            return False
+        self.left -= size
+        return True
+
+
 class ClipLoader:
     """Padded batches of chosen clips of a store.
 
@@ -155,8 +169,8 @@ class ClipLoader:
         Common frame rate; left out, frames are taken as they are.
     max_frames : int, optional
         Longer clips are cut to this many frames around their middle.
-    budget : int
-        Bytes that may stay in memory.
+    budget : Budget, optional
+        Bytes that may stay in memory; left out, DEFAULT_BUDGET for this loader.
     """
 
     def __init__(
@@ -169,7 +183,7 @@ class ClipLoader:
         landmarks: LandmarkMode = "clip",
         fps: float | None = None,
         max_frames: int | None = None,
-        budget: int = DEFAULT_BUDGET,
+        budget: Budget | None = None,
         block_rows: int = SHARD_ROWS,
     ) -> None:
         self.clips = sorted(clips, key=lambda c: c.start)
@@ -180,7 +194,8 @@ class ClipLoader:
         self._fps = fps
         self._max_frames = max_frames
         self._cache: dict[int, list[ClipData]] = {}
-        self._left = budget
+        self._budget = budget or Budget()
+        self._taken = 0
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -212,10 +227,16 @@ class ClipLoader:
         size = sum(
             a.nbytes for c in clips for a in (c.appearance, c.landmark, c.valid, c.timestamp)
         )
-        if size <= self._left:
-            self._left -= size
+        if self._budget.take(size):
+            self._taken += size
             self._cache[block] = clips
         return clips
+
+    def release(self) -> None:
+        """Forget what is in memory and give its bytes back; reading goes on as before."""
+        self._cache.clear()
+        self._budget.left += self._taken
+        self._taken = 0
 
     def _stream(self, order: Sequence[int]) -> Iterator[tuple[int, list[ClipData]]]:
         """Blocks in the order given, the next one read while the caller works on this one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -18,10 +18,10 @@ import store
 from stages.fit import models
 from stages.fit.baselines import time_average_ridge
 from stages.fit.config import FitConfig
-from stages.fit.data import ClipLoader, FeatureStore, clip_spans
+from stages.fit.data import Budget, ClipLoader, FeatureStore, clip_spans
 from stages.fit.labels import Labels, read_labels
 from stages.fit.metrics import Metrics, measure
-from stages.fit.protocol import PARTS, Part, split_groups
+from stages.fit.protocol import PARTS, split_groups
 from stages.fit.run_folder import (
     METRICS,
     PROVENANCE,
@@ -35,7 +35,15 @@ from stages.fit.run_folder import (
     save_model,
     write_json,
 )
-from stages.fit.trainer import LabelScale, Progress, TrainResult, predict, reproducible, train
+from stages.fit.trainer import (
+    LabelScale,
+    Progress,
+    TrainResult,
+    predict,
+    refit,
+    reproducible,
+    train,
+)
 
 __all__ = ["FitResult", "Run", "RunError", "fit", "load_run", "newest_run"]
 
@@ -53,7 +61,8 @@ class FitResult:
     ----------
     run_dir : Path
     test, val : Metrics
-        Of the model. ``val`` chose the epoch and is optimistic; ``test`` was looked at once.
+        ``test`` was looked at once. ``val`` is of the network that was trained on the train part
+        alone, before the refit; it chose the epoch and is optimistic.
     baseline : Metrics
         Of ridge regression on time-averaged features, on the same test clips.
     best_epoch : int
@@ -146,15 +155,14 @@ def fit_from(
     echo(f"{len(table)} labelled clips: {counts}")
 
     label = LabelScale.of(parts["train"]["score"].tolist())
-    loaders = {
-        part: make_loader(
-            source,
-            [spans[c] for c in t["clip"]],
-            {c: (s - label.mean) / label.sd for c, s in zip(t["clip"], t["score"], strict=True)},
-            config,
-        )
-        for part, t in parts.items()
-    }
+    budget = Budget(config.budget)
+
+    def loader_of(t: pd.DataFrame) -> ClipLoader:
+        scores = ((t["score"] - label.mean) / label.sd).tolist()
+        labelled = dict(zip(t["clip"], scores, strict=True))
+        return make_loader(source, [spans[c] for c in t["clip"]], labelled, config, budget)
+
+    loaders = {part: loader_of(t) for part, t in parts.items()}
     with new_run_folder(target, overwrite) as folder:
         with reproducible(config.seed):
             longest = max(loader.longest() for loader in loaders.values())
@@ -165,8 +173,19 @@ def fit_from(
             result = train(
                 model, loaders["train"], loaders["val"], config.train, config.seed, progress
             )
-        predictions = _predictions(model, loaders, label, config)
+        predictions = _predictions(model, loaders.values(), label, config)
         rival = time_average_ridge([loaders["train"], loaders["val"]], loaders["test"])
+        if config.train.refit:
+            echo(f"training again on train and val together, {result.best_epoch} epochs")
+            loaders["train"].release()
+            loaders["val"].release()
+            both = loader_of(table[table["part"] != "test"])
+            with reproducible(config.seed):
+                model = models.create(config.model, **options)
+                model.set_statistics(both.statistics())
+                refit(model, both, result.best_epoch, config.train, config.seed)
+            # The validation part keeps the predictions of the network that had not seen it.
+            predictions |= _predictions(model, [loaders["train"], loaders["test"]], label, config)
         rival_score = dict(zip(rival.clips, rival.prediction * label.sd + label.mean, strict=True))
         table["prediction"] = table["clip"].map(predictions)
         table[BASELINE] = table["clip"].map(rival_score)
@@ -200,13 +219,13 @@ def fit_from(
 
 def _predictions(
     model: models.TemporalModel,
-    loaders: Mapping[Part, ClipLoader],
+    loaders: Iterable[ClipLoader],
     label: LabelScale,
     config: FitConfig,
 ) -> dict[str, float]:
-    """Predictions of all labelled clips by clip id, in label units."""
+    """Predictions by clip id, in label units."""
     found: dict[str, float] = {}
-    for loader in loaders.values():
+    for loader in loaders:
         clips, p, _ = predict(model, loader, config.train.batch_size)
         found |= zip(clips, (p.double() * label.sd + label.mean).tolist(), strict=True)
     return found

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 import store
 from stages.fit import models
 from stages.fit.config import FitConfig, validate
-from stages.fit.data import ClipLoader, ClipSpan, FeatureStore, clip_spans
+from stages.fit.data import Budget, ClipLoader, ClipSpan, FeatureStore, clip_spans
 from stages.fit.trainer import LabelScale, predict
 from store.errors import FacepipeError, StoreMismatchError
 
@@ -188,9 +188,13 @@ class Run:
 
 
 def make_loader(
-    source: FeatureStore, spans: list[ClipSpan], scores: Mapping[str, float], config: FitConfig
+    source: FeatureStore,
+    spans: list[ClipSpan],
+    scores: Mapping[str, float],
+    config: FitConfig,
+    budget: Budget | None = None,
 ) -> ClipLoader:
-    """Return the loader that a configuration asks for."""
+    """Return the loader that a configuration asks for; ``budget`` is given where several share."""
     return ClipLoader(
         source,
         spans,
@@ -199,7 +203,7 @@ def make_loader(
         landmarks=config.landmarks,
         fps=config.fps,
         max_frames=config.max_frames,
-        budget=config.budget,
+        budget=budget or Budget(config.budget),
     )
 
 

@@ -130,17 +130,12 @@ def train(
     TrainingError
         A loss that is not finite; names the clips of the batch.
     """
-    optimiser = torch.optim.AdamW(
-        model.parameters(), lr=config.lr, weight_decay=config.weight_decay
-    )
+    optimiser = _optimiser(model, config)
     average = Average(model, config.ema)
     best_loss, best_epoch = math.inf, 0
     best_state = copy.deepcopy(average.model.state_dict())
     rows: list[EpochRow] = []
     for epoch in range(1, config.epochs + 1):
-        rate = learning_rate(config, epoch)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
         loss = _epoch(model, train_clips, optimiser, average, config, seed, epoch)
         _, p, g = predict(average.model, val_clips, config.batch_size)
         val_loss = float(total_loss(p, g, config.alpha, config.delta, config.loss))
@@ -149,7 +144,7 @@ def train(
             "train_loss": loss,
             "val_loss": val_loss,
             "val_src": spearman(p.double().numpy(), g.double().numpy()),
-            "lr": rate,
+            "lr": learning_rate(config, epoch),
         }
         rows.append(row)
         if progress is not None:
@@ -168,6 +163,25 @@ def train(
     return TrainResult(rows, best_epoch)
 
 
+def refit(
+    model: TemporalModel, clips: ClipLoader, epochs: int, config: TrainConfig, seed: int
+) -> None:
+    """Train in place for a number of epochs that is settled, on all clips given.
+
+    Nothing is left to validate on, nor to choose: the steps and learning rates are those that
+    ``train`` took to its best epoch. The model ends with the averaged weights.
+    """
+    optimiser = _optimiser(model, config)
+    average = Average(model, config.ema)
+    for epoch in range(1, epochs + 1):
+        _epoch(model, clips, optimiser, average, config, seed, epoch)
+    model.load_state_dict(average.model.state_dict())
+
+
+def _optimiser(model: TemporalModel, config: TrainConfig) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+
+
 def _epoch(
     model: TemporalModel,
     clips: ClipLoader,
@@ -178,6 +192,8 @@ def _epoch(
     epoch: int,
 ) -> float:
     """Train on every clip once; returns the mean loss."""
+    for group in optimiser.param_groups:
+        group["lr"] = learning_rate(config, epoch)
     model.train()
     total, count = 0.0, 0
     for batch in clips.batches(config.batch_size, shuffle=True, seed=seed, epoch=epoch):

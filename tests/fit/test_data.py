@@ -8,7 +8,7 @@ import torch
 
 import store
 from stages.fit import data
-from stages.fit.data import ClipLoader, clip_spans, resample_indices
+from stages.fit.data import Budget, ClipLoader, clip_spans, resample_indices
 from stages.fit.landmarks import normalise_landmarks
 from tests.fit.fit_clips import clip_rows, record
 
@@ -79,7 +79,7 @@ def test_budget_changes_what_is_read_and_never_what_is_given(
 ) -> None:
     source = store.open(made[0])
     spans = list(clip_spans(source).values())
-    loader = ClipLoader(source, spans, budget=budget, block_rows=60)
+    loader = ClipLoader(source, spans, budget=Budget(budget), block_rows=60)
     assert len(loader.blocks) > 5
     reads = []
     compute = data.dask.compute
@@ -98,6 +98,22 @@ def test_budget_changes_what_is_read_and_never_what_is_given(
         assert len(reads) == blocks
     else:
         assert blocks < len(reads) < 2 * blocks
+
+
+def test_loaders_share_a_budget_and_give_it_back(made: Made) -> None:
+    source = store.open(made[0])
+    spans = list(clip_spans(source).values())
+    shared = Budget(10**8)
+    first, second = (ClipLoader(source, s, budget=shared) for s in (spans[:18], spans[18:]))
+    before = [c.landmark.sum() for c in first.iter_clips()]
+    one = 10**8 - shared.left
+    assert one > 0
+    list(second.iter_clips())
+    assert 10**8 - shared.left > one
+    first.release()
+    second.release()
+    assert shared.left == 10**8
+    assert [c.landmark.sum() for c in first.iter_clips()] == before
 
 
 def test_statistics_are_those_of_the_valid_frames(made: Made) -> None:

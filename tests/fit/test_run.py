@@ -93,7 +93,9 @@ def test_a_loaded_run_predicts_what_was_written(fitted, made: Made) -> None:  # 
     found = load_run(folder).predict(made[0])
     assert list(found.columns) == ["clip", "score", "frames", "valid_frames"]
     assert len(found) == 36
-    written = pd.read_csv(folder / "predictions.csv").set_index("clip")["prediction"]
+    table = pd.read_csv(folder / "predictions.csv").set_index("clip")
+    written = table.loc[table["part"] != "val", "prediction"]
+    found = found[found["clip"].isin(written.index)]
     np.testing.assert_allclose(found["score"], written[found["clip"]], rtol=1e-5, atol=1e-5)
 
 
@@ -103,6 +105,21 @@ def test_the_same_seed_gives_the_same_run(fitted, made: Made, tmp_path: Path) ->
         assert (tmp_path / "again" / name).read_bytes() == (
             fitted[0].run_dir / name
         ).read_bytes(), name
+
+
+def test_validation_is_predicted_by_the_network_that_had_not_seen_it(
+    fitted,  # type: ignore[no-untyped-def]
+    made: Made,
+    tmp_path: Path,
+) -> None:
+    alone = fit(*made, tmp_path / "alone", apply_overrides(CONFIG, ["refit=false"]))
+    assert alone.val == fitted[0].val and alone.best_epoch == fitted[0].best_epoch
+    assert alone.baseline == fitted[0].baseline
+    a, b = (
+        pd.read_csv(r.run_dir / "predictions.csv").set_index("clip") for r in (alone, fitted[0])
+    )
+    same = a["prediction"] == b["prediction"]
+    assert same[a["part"] == "val"].all() and not same[a["part"] == "test"].any()
 
 
 def test_another_pack_is_refused(fitted, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

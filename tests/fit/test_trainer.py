@@ -17,6 +17,7 @@ from stages.fit.trainer import (
     TrainResult,
     learning_rate,
     predict,
+    refit,
     reproducible,
     train,
 )
@@ -77,6 +78,22 @@ def test_the_model_ends_with_the_best_epoch_on_validation(made: tuple[Path, Path
     assert result.best_epoch == near[-1] + 1
     _, p, g = predict(model, second)
     assert float(((p - g) ** 2).mean()) == pytest.approx(losses[near[-1]], rel=1e-5)
+
+
+def test_refit_takes_the_steps_that_training_took(made: tuple[Path, Path]) -> None:
+    """On the same clips it comes to the same weights, bit for bit."""
+    first, second = loaders(made[0])
+    config = QUICK.model_copy(update={"patience": 6})
+    with reproducible(4):
+        model = models.create("2stcn", channels=4, levels=2)
+        model.set_statistics(first.statistics())
+        result = train(model, first, second, config, 4)
+    with reproducible(4):
+        again = models.create("2stcn", channels=4, levels=2)
+        again.set_statistics(first.statistics())
+        refit(again, first, result.best_epoch, config, 4)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
 
 
 def test_stops_when_patience_is_out(made: tuple[Path, Path]) -> None:
