@@ -53,7 +53,7 @@ def devices() -> list[Finding]:
             except DeviceError:
                 continue  # an older CPU: nothing is wrong
     if not installed(["openvino"]):
-        live.append("not installed: openvino, about twice as fast as cpu (facepipe[openvino])")
+        live.append("not installed: openvino, about 1.5 times as fast as cpu (facepipe[openvino])")
     return [ok("devices", ", ".join(live)), *findings]
 
 
