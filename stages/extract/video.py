@@ -5,8 +5,8 @@ a frame's time is what the decoder says after reading it, never index / fps. A s
 of one frame at t = 0.
 
 OpenCV decodes. Where it cannot open a file, decodes nothing, or ends before the header says, PyAV
-goes through the file once more and adds the frames after the last one: those that were handed out
-already stay, and a file that is simply cut off keeps OpenCV's.
+goes through the file once more, and what it has after OpenCV's last frame is added. Frames that
+were handed out stay handed out; if PyAV has no more, the clip is OpenCV's alone.
 """
 
 from __future__ import annotations
