@@ -216,7 +216,9 @@ class ClipTask:
             height=info.height,
             rotation=info.rotation,
             decoder=info.decoder,
-            details={"variable_frame_rate": True} if info.variable_frame_rate else {},
+            details={
+                name: True for name in ("variable_frame_rate", "mirrored") if getattr(info, name)
+            },
             **identity,
         )
 
