@@ -22,6 +22,7 @@ from pipeline.doctor import computing, disks, examine, packages
 from pipeline.doctor.finding import Finding, Level
 from stages.extract import machine, packs
 from stages.extract.device import Device, DeviceError
+from stages.extract.upright import Upright
 from tests.testing.packs import tiny_pack
 
 DRIVER = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  {}  Thu May  2 2024\n"
@@ -125,15 +126,7 @@ def test_rotation_is_decoded_and_a_sideways_decoder_is_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert one(packages.rotation()).level is Level.OK
-    monkeypatch.setattr(cv2, "CAP_PROP_ORIENTATION_AUTO", -1)  # the flag that facepipe sets
-    real = cv2.VideoCapture
-
-    def sideways(path: str, *args: object) -> cv2.VideoCapture:
-        capture = real(path, *args)
-        capture.set(49, 0)  # CAP_PROP_ORIENTATION_AUTO, as OpenCV 4.11 leaves it
-        return capture
-
-    monkeypatch.setattr(cv2, "VideoCapture", sideways)
+    monkeypatch.setattr(Upright, "__call__", lambda self, image: image)
     found = one(packages.rotation())
     assert (found.level, found.mend) == (Level.FAIL, "pip install --upgrade opencv-python")
 

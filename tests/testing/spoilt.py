@@ -20,10 +20,10 @@ class Spoilt(WorkerPlugin):
     def setup(self, worker: object) -> None:
         extract, exists = cluster.extract_here, Path.exists
 
-        def poisoned(source: Source, setup: WorkerSetup) -> Result:
-            if source.clip.startswith("poison"):
+        def poisoned(sources: list[Source], setup: WorkerSetup) -> list[Result]:
+            if any(source.clip.startswith("poison") for source in sources):
                 os._exit(9)
-            return extract(source, setup)
+            return extract(sources, setup)
 
         def seen(path: Path) -> bool:
             return "elsewhere" not in path.name and exists(path)
