@@ -8,9 +8,8 @@ same paths as the client: a shared file system.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
-import hashlib
-import importlib.metadata
 import importlib.util
 import logging
 import os
@@ -18,12 +17,12 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from stages.extract.inputs import Source
+from stages.extract.kind import Kind
 from stages.extract.workers import (
     Result,
     WorkerSetup,
@@ -51,44 +50,6 @@ class ClusterLostError(ClusterError):
     """The cluster went away in the middle of a run; what was finished is kept."""
 
     exit_code = 1
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What must be the same on client and worker for features to be the same.
-
-    ``code`` is a hash over the source files of stage one: two checkouts of one version differ in
-    it. ``pack`` is the pack's fingerprint, from the files where the process sees them.
-    """
-
-    version: str
-    code: str
-    pack: str
-
-    @classmethod
-    def here(cls, pack: str) -> Kind:
-        """Return the kind of this process with the pack of that fingerprint."""
-        try:
-            version = importlib.metadata.version("facepipe")
-        except importlib.metadata.PackageNotFoundError:  # run from a source tree
-            version = "unknown"
-        code = hashlib.sha256()
-        for file in sorted(Path(__file__).parent.glob("*.py")):
-            code.update(file.name.encode() + b"\0" + file.read_bytes())
-        return cls(version, code.hexdigest(), pack)
-
-    def differs(self, worker: Kind) -> str:
-        """Say in which way a worker is of another kind; empty if it is not."""
-        if self.version != worker.version:
-            return f"it runs facepipe {worker.version}, this client {self.version}"
-        if self.code != worker.code:
-            return (
-                f"both say facepipe {self.version}, but its code ({worker.code[:12]}) is not this "
-                f"client's ({self.code[:12]})"
-            )
-        if self.pack != worker.pack:
-            return f"its pack is {worker.pack[:12]}, this client's {self.pack[:12]}"
-        return ""
 
 
 def run_clips(
@@ -184,6 +145,9 @@ class _Run:
         suspects: list[tuple[Source, str]] = []
         self._fill(waiting)
         for future in self._done:
+            if future.status == "lost":  # with its worker, before we had it: it is made again
+                self._done.add(future)
+                continue
             source = self._flying.pop(future.key)
             result, fault = self._outcome(future, source)
             del future
@@ -234,17 +198,18 @@ class _Run:
         """Return what came of a clip; or, if it may be tried again, None and why."""
         from distributed import KilledWorker
 
-        if future.status in ("cancelled", "lost"):
+        try:
+            result: list[Result] = future.result()
+            return result, ""
+        except (asyncio.CancelledError, concurrent.futures.CancelledError):
             raise ClusterLostError(
                 "the cluster's scheduler went away; what was finished is kept",
                 "the same command goes on from there once the cluster is back",
-            )
-        error = future.exception()
-        if error is None:
-            result: list[Result] = future.result()
+            ) from None
+        except Exception as caught:
+            error = caught
+        finally:
             future.release()
-            return result, ""
-        future.release()
         if isinstance(error, FacepipeError):
             raise error
         if isinstance(error, KilledWorker):
@@ -353,7 +318,7 @@ def _line(error: BaseException) -> str:
 # One thread that opens the nets and runs them all, since ONNX Runtime's treatment of denormals
 # belongs to the thread that opened the first session; it also leaves Dask's own thread free to cut
 # off a clip that hangs.
-_thread = ThreadPoolExecutor(1, thread_name_prefix="facepipe")
+_thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="facepipe")
 _checked: set[_Job] = set()
 
 

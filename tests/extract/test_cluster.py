@@ -16,9 +16,10 @@ from distributed import Client, LocalCluster
 
 import store
 from stages.extract import cluster, packs
-from stages.extract.cluster import ClusterError, ClusterLostError, Kind
+from stages.extract.cluster import ClusterError, ClusterLostError
 from stages.extract.device import Device
 from stages.extract.inputs import Source
+from stages.extract.kind import Kind
 from stages.extract.recipe import Recipe
 from stages.extract.run import ExtractOptions, Summary, extract
 from stages.extract.workers import Result, WorkerSetup
@@ -147,6 +148,30 @@ def test_only_the_clip_that_kills_workers_is_given_up(
     assert poison.message == "the worker process died"
     assert poison.size_bytes == (videos / "clip0.mp4").stat().st_size
     assert {record.status for record in records.values()} == {Status.OK}
+
+
+def test_a_result_that_dies_with_its_worker_is_made_again(
+    shared: LocalCluster, videos: Path, small_pack: Path
+) -> None:
+    sources = [Source(f"{i}", videos / f"clip{i % 8}.mp4") for i in range(8)]
+    with Client(shared) as client:
+        client.wait_for_workers(2, timeout=30)
+        results = run(shared, sources, small_pack)
+        records = [next(results)[0]]
+        deadline = time.monotonic() + 30
+        while sum(map(len, client.has_what().values())) < 4 and time.monotonic() < deadline:
+            time.sleep(0.1)  # every clip in flight is finished, and none of them fetched
+        held = client.has_what()
+        assert sum(map(len, held.values())) == 4
+        pids = client.run(os.getpid)
+        victim = max(held, key=lambda address: len(held[address]))
+        os.kill(pids[victim], signal.SIGKILL)
+        while victim in client.nthreads() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        records += [record for record, _ in results]
+    assert sorted(record.clip for record in records) == [str(i) for i in range(8)]
+    assert {record.status for record in records} == {Status.OK}
+    replaced(shared, set(pids.values()))
 
 
 def test_a_clip_that_hangs_is_cut_off(
