@@ -38,7 +38,7 @@ class TrainConfig(BaseModel):
         default=150, ge=1, description="At most this many passes over the training clips"
     )
     patience: int = Field(
-        default=100, ge=1, description="Stop after as many epochs without improvement"
+        default=100, ge=1, description="Stop after so many epochs without one worth keeping"
     )
     batch_size: int = Field(
         default=16, ge=2, description="Clips; the ranking loss compares within a batch"

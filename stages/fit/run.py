@@ -105,7 +105,7 @@ def fit(
     echo : callable
         Gets the label file's warnings and notes, and the split, one line each.
     progress : callable, optional
-        Gets every epoch's row: epoch, train_loss, val_loss, val_src, lr.
+        Gets every epoch's row: epoch, train_loss, val_mse, val_src, lr.
 
     Raises
     ------
