@@ -15,19 +15,11 @@ import pytest
 
 import store
 from tests.testing.clips import moving_square
+from tests.testing.command import ENV, pipeline
 from tests.testing.packs import tiny_pack
 from tests.testing.runs import QUICK, labelled_videos
 
-ENV = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "NO_COLOR": "1"}
 PARTS = ["features.1-of-2.store", "features.2-of-2.store"]
-
-
-def pipeline(folder: Path, *args: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pipeline", *args]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=ENV)
-    assert "Traceback" not in done.stderr, done.stderr
-    assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
-    return done
 
 
 @pytest.fixture(scope="module")
