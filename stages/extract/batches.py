@@ -1,14 +1,11 @@
-"""How nets are fed: pictures as one blob, in batches of a few fixed sizes."""
+"""How nets are run: in batches of a few fixed sizes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import cv2
 import numpy as np
 import numpy.typing as npt
-
-from stages.extract.video import Image
 
 F32 = npt.NDArray[np.float32]
 
@@ -47,10 +44,3 @@ def _out_of_memory(error: Exception) -> bool:
     """Recognise what CUDA, cuDNN and ONNX Runtime's arena say when memory is short."""
     text = str(error).lower()
     return any(sign in text for sign in ("out of memory", "failed to allocate", "alloc_failed"))
-
-
-def to_blob(pictures: Sequence[Image], mean: float, std: float) -> F32:
-    """Pack pictures of one size (h, w, 3) BGR into (n, 3, h, w) float32 RGB, (x - mean) / std."""
-    h, w = pictures[0].shape[:2]
-    blob = cv2.dnn.blobFromImages(list(pictures), 1 / std, (w, h), (mean,) * 3, swapRB=True)
-    return np.asarray(blob, np.float32)

@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.extract.batches import F32
-from stages.extract.faces import align, roll
+from stages.extract.faces import align
+from stages.extract.locate import Locator
 from stages.extract.recipe import Recipe
-from stages.extract.requests import Answer, Embed, FindLandmarks, Request
-from stages.extract.tracks import Follower, Seen, Sighting, Tracklet, join, strangers
+from stages.extract.requests import Answer, Embed, Request
+from stages.extract.tracks import Follower, Seen, Tracklet, join, strangers
 from stages.extract.video import ClipInfo, ClipReader, Frame, Image, UnreadableClipError
 from store.schema import ClipRecord, ClipRows, Status
 
@@ -85,6 +86,7 @@ class ClipTask:
         self._ahead = ahead
         self._sequences: dict[int, _Sequence] = {}
         self._times: list[float] = []
+        self._locator = Locator()
 
     def run(self) -> Generator[Request, Answer, list[Result]]:
         """Yield requests, be sent answers, return a record and rows for each track.
@@ -143,18 +145,9 @@ class ClipTask:
 
     def _look(self, run: list[Seen]) -> Generator[Request, Answer, int]:
         """Add landmarks and aligned faces of some frames; return how many faces were added."""
-        jobs: list[tuple[Seen, Sighting]] = [(seen, s) for seen in run for s in seen.sightings]
-        if not jobs:
-            return 0
-        landmarks = yield FindLandmarks(
-            [seen.image for seen, _ in jobs],
-            np.stack([s.box for _, s in jobs]),
-            roll(np.stack([s.points[:2] for _, s in jobs])),
-        )
-        added = 0
-        for (seen, sighting), landmark in zip(jobs, landmarks, strict=True):
-            if not _face_like(landmark, sighting.box, seen.image):
-                continue
+        faces = yield from self._locator.locate(run)
+        for face in faces:
+            seen, sighting = face.seen, face.sighting
             if sighting.tracklet not in self._sequences:
                 self._sequences[sighting.tracklet] = _Sequence(
                     Tracklet(seen.index, seen.timestamp, sighting.box, after_cut=seen.cut)
@@ -164,10 +157,9 @@ class ClipTask:
             sequence.frames.append(seen.index)
             sequence.boxes.append(sighting.box)
             sequence.scores.append(sighting.score)
-            sequence.landmarks.append(landmark)
-            sequence.crops.append(align(seen.image, landmark))
-            added += 1
-        return added
+            sequence.landmarks.append(face.landmark)
+            sequence.crops.append(align(seen.image, face.landmark))
+        return len(faces)
 
     def _tracks(self) -> Generator[Request, Answer, list[list[int]]]:
         """Join tracklets into tracks and choose those that are wanted."""
@@ -221,13 +213,6 @@ class ClipTask:
             },
             **identity,
         )
-
-
-def _face_like(landmark: F32, box: F32, image: Image) -> bool:
-    """Whether the net saw a face: points that spread out, within a frame's size of the frame."""
-    size = np.array(image.shape[1::-1], np.float32)
-    inside = ((landmark > -size) & (landmark < 2 * size)).all()  # False for NaN as well
-    return bool(inside and np.ptp(landmark, axis=0).min() > 1 and (box[2:] > box[:2]).all())
 
 
 def _sha256(path: Path) -> str:

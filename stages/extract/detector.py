@@ -15,11 +15,27 @@ from typing import Any
 import cv2
 import numpy as np
 
-from stages.extract.batches import BATCHES, F32, in_batches, to_blob
+from stages.extract.batches import BATCHES, F32, in_batches
+from stages.extract.feeds import Feed
 from stages.extract.video import Image
 
 _STRIDES = {9: ((8, 16, 32), 2), 15: ((8, 16, 32, 64, 128), 1)}
 _NMS_IOU = 0.4
+INSIGHTFACE = Feed.normalised(127.5, 128.0)
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """One face in one frame: its tracklet, ``box`` (4,), ``score`` and ``points`` (5, 2).
+
+    ``detected``: whether the detector saw it there, or it was interpolated.
+    """
+
+    tracklet: int
+    box: F32
+    score: float
+    points: F32
+    detected: bool = True
 
 
 @dataclass(frozen=True)
@@ -37,6 +53,10 @@ class Faces:
     def __len__(self) -> int:
         return len(self.score)
 
+    def sighting(self, i: int, tracklet: int) -> Sighting:
+        """Return the i-th face as one of a tracklet."""
+        return Sighting(tracklet, self.box[i], float(self.score[i]), self.points[i])
+
 
 class Detector:
     """Detect faces at one or more input sizes, joined by non-maximum suppression.
@@ -52,12 +72,19 @@ class Detector:
         Least score of a face.
     max_faces : int
         At most so many faces a picture, the largest.
+    feed : Feed
+        What the net's input looks like.
     """
 
     def __init__(
-        self, session: Any, sizes: Sequence[int], threshold: float = 0.5, max_faces: int = 8
+        self,
+        session: Any,
+        sizes: Sequence[int],
+        threshold: float = 0.5,
+        max_faces: int = 8,
+        feed: Feed = INSIGHTFACE,
     ) -> None:
-        self._session = session
+        self._session, self._feed = session, feed
         inputs, outputs = session.get_inputs()[0], session.get_outputs()
         self._input = inputs.name
         self._outputs = [output.name for output in outputs]
@@ -85,7 +112,7 @@ class Detector:
             same.setdefault(view.canvas.shape, []).append(i)
         found: dict[int, tuple[F32, F32, F32]] = {}
         for members in same.values():
-            blob = to_blob([views[i].canvas for i in members], 127.5, 128.0)
+            blob = self._feed.blob([views[i].canvas for i in members])
             outputs = in_batches(self._run, blob, self._batches)
             for row, i in enumerate(members):
                 found[i] = self._decode([out[row] for out in outputs], views[i])
@@ -113,12 +140,18 @@ class Detector:
             net_h, net_w = self._fixed
             scale = min(net_h / h, net_w / w)
         else:
-            scale = size / max(h, w)
+            scale = min(1.0, size / max(h, w))  # enlarging costs time and shows nothing new
         new_w, new_h = max(1, round(w * scale)), max(1, round(h * scale))
         if not self._fixed:  # no wider than the picture needs: a 9:16 clip costs half a square
             net_w, net_h = -(-new_w // 32) * 32, -(-new_h // 32) * 32
-        canvas = np.zeros((net_h, net_w, 3), np.uint8)
-        canvas[:new_h, :new_w] = cv2.resize(image, (new_w, new_h), interpolation=cv2.INTER_LINEAR)
+        if (new_h, new_w) != (h, w):
+            image = np.asarray(
+                cv2.resize(image, (new_w, new_h), interpolation=cv2.INTER_LINEAR), np.uint8
+            )
+        canvas = image
+        if (net_h, net_w) != (new_h, new_w):
+            canvas = np.zeros((net_h, net_w, 3), np.uint8)
+            canvas[:new_h, :new_w] = image
         back = np.array([w / new_w, h / new_h], np.float32) * np.float32(2**halvings)
         return _View(canvas, back)
 

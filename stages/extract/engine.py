@@ -55,13 +55,11 @@ class Engine:
         waiting = iter(sources)
         open_: list[_Open] = []
         while True:
-            for source in waiting:
+            while len(open_) < self._clips and (source := next(waiting, None)):
                 task = ClipTask(
                     source.clip, source.path, self._recipe, _ahead if self._threads else iter
                 ).run()
                 yield from self._advance(open_, source, task, None)
-                if len(open_) >= self._clips:
-                    break
             if not open_:
                 return
             kind = type(max(open_, key=lambda clip: _size(clip.request)).request)
@@ -91,14 +89,11 @@ class Engine:
         counts = [_size(r) for r in requests]
         ends = np.cumsum(counts)[:-1]
         if isinstance(requests[0], FindLandmarks):
-            landmarks = nets.landmark(
-                [image for r in requests for image in r.images],
-                np.concatenate([r.box for r in requests]),
-                np.concatenate([r.angle for r in requests]),
-            )
-            return list(np.split(landmarks, ends))
-        vectors = nets.recognition([crop for r in requests for crop in r.crops])
-        return list(zip(*(np.split(v, ends) for v in vectors), strict=True))
+            images = [image for r in requests for image in r.images]
+            found: Sequence[Any] = nets.landmark(images, np.concatenate([r.crop for r in requests]))
+        else:
+            found = nets.recognition([crop for r in requests for crop in r.crops])
+        return list(zip(*(np.split(part, ends) for part in found), strict=True))
 
 
 def _size(request: Request) -> int:

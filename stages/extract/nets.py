@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass
+from typing import Any
 
-import onnx
-
+from stages.extract import graphs
 from stages.extract.detector import Detector
 from stages.extract.device import Device, Precision
-from stages.extract.faces import LandmarkNet, RecognitionNet
+from stages.extract.faces import RecognitionNet
+from stages.extract.feeds import Feed
 from stages.extract.graphs import with_appearance
+from stages.extract.landmarks import LandmarkNet
 from stages.extract.packs import Pack
 from stages.extract.recipe import Recipe
+from stages.extract.rewrites import unwrapped, without_prelu
 from stages.extract.sessions import open_session
 
 
@@ -35,15 +39,18 @@ def open_nets(
     DeviceError
         If a session is not live on that device.
     """
-    detector = open_session(pack.detector, device, threads, flush_denormals=flush_denormals)
-    landmark = open_session(pack.landmark, device, threads, flush_denormals=flush_denormals)
-    recognition = open_recognition(
-        pack, device, Precision(recipe.precision), threads, flush_denormals
-    )
+    detector, scan = _prepared(graphs.load(pack.detector), 128.0, device)
+    landmark = graphs.load(pack.landmark)
+    side = graphs.dims(graphs.real_inputs(landmark)[0])[3] or 0
+    landmark, feed = _prepared(landmark, 128.0, device)
+
+    def session(model: bytes) -> Any:
+        return open_session(model, device, threads, flush_denormals=flush_denormals)
+
     return Nets(
-        Detector(detector, recipe.detector_sizes, recipe.detector_threshold),
-        LandmarkNet(landmark, *_scaling(onnx.load(str(pack.landmark)), 128.0), pack.refine),
-        recognition,
+        Detector(session(detector), recipe.detector_sizes, recipe.detector_threshold, feed=scan),
+        LandmarkNet(session(landmark), side, feed, pack.refine),
+        open_recognition(pack, device, Precision(recipe.precision), threads, flush_denormals),
         device.provider,
     )
 
@@ -62,12 +69,23 @@ def open_recognition(
     DeviceError
         If the session is not live on that device, or the device does not offer the precision.
     """
-    model = with_appearance(onnx.load(str(pack.recognition)))
-    session = open_session(model.SerializeToString(), device, threads, precision, flush_denormals)
-    return RecognitionNet(session, *_scaling(model, 127.5))
+    model, feed = _prepared(with_appearance(graphs.load(pack.recognition)), 127.5, device)
+    session = open_session(model, device, threads, precision, flush_denormals)
+    return RecognitionNet(session, feed)
 
 
-def _scaling(model: onnx.ModelProto, std: float) -> tuple[float, float]:
+def _prepared(model: Any, std: float, device: Device) -> tuple[bytes, Feed]:
+    """Return a net as it runs best on a device, and what its input looks like."""
+    model, feed = unwrapped(model, Feed.normalised(*_scaling(model, std)))
+    if device is Device.CPU and platform.machine().lower() in _BLOCKED_LAYOUT:
+        model = without_prelu(model)
+    return model.SerializeToString(), feed
+
+
+_BLOCKED_LAYOUT = ("x86_64", "amd64")  # where ONNX Runtime has NCHWc kernels
+
+
+def _scaling(model: Any, std: float) -> tuple[float, float]:
     """Mean and divisor of a net's input; nets that begin with a Sub and a Mul scale it themselves.
 
     The rule, and its looking at node names, is insightface's (model_zoo/arcface_onnx.py).

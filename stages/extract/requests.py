@@ -25,14 +25,13 @@ class Detect:
 
 @dataclass(frozen=True)
 class FindLandmarks:
-    """Find the landmarks of m faces -> (m, 68, 2) float32 pixels.
+    """Look at m faces once -> landmarks (m, 68, 2) float32 and better crops (m, 4) float64.
 
-    ``images``: m pictures; ``box``: (m, 4) float32; ``angle``: (m,) float64, roll in radians.
+    ``images``: m pictures; ``crop``: (m, 4) float64, see landmarks.py.
     """
 
     images: Sequence[Image]
-    box: npt.NDArray[np.float32]
-    angle: npt.NDArray[np.float64]
+    crop: npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
 from stages.extract.batches import F32
-from stages.extract.detector import Faces
+from stages.extract.detector import Faces, Sighting
 from stages.extract.requests import Detect
 from stages.extract.video import Frame, Image
 
@@ -28,16 +28,6 @@ LEAST_IOU = 0.2  # on adjacent frames this overlap still is the same face
 CUT_CHANGE = 28.0  # mean change of a thumbnail's grey levels (0-255) from one frame to the next
 JOIN_SECONDS = 1.0  # over gaps up to this long, motion alone may join
 JOIN_COSINE = 0.35  # same person 0.61 +- 0.12, other people 0.01 +- 0.09 (reference-lite-pack.md)
-
-
-@dataclass(frozen=True)
-class Sighting:
-    """One face in one frame: its tracklet, ``box`` (4,), ``score`` and ``points`` (5, 2)."""
-
-    tracklet: int
-    box: F32
-    score: float
-    points: F32
 
 
 @dataclass
@@ -133,8 +123,7 @@ class _Key:
     def name(self, i: int, tracklet: int) -> Sighting:
         """Say that its i-th face belongs to a tracklet."""
         self.names[i] = tracklet
-        faces = self.faces
-        sighting = Sighting(tracklet, faces.box[i], float(faces.score[i]), faces.points[i])
+        sighting = self.faces.sighting(i, tracklet)
         self.seen.sightings.append(sighting)
         return sighting
 
@@ -148,7 +137,7 @@ def _resolve(
     """Name the faces of key frame b after those of a, and fill the frames between."""
     pairs: list[tuple[int, int]] = []
     if a is not None and not b.seen.cut:
-        pairs = _match(a.faces, b.faces, SMOOTH_IOU if between else LEAST_IOU)
+        pairs = match(a.faces.box, b.faces.box, SMOOTH_IOU if between else LEAST_IOU)
     if a is not None and between and not _settled(a.faces, b.faces, pairs):
         middle = len(between) // 2
         key = _Key(between[middle], (yield Detect(between[middle].image)))
@@ -167,6 +156,7 @@ def _resolve(
                     box + t * (end.box - box),
                     score + float(t) * (end.score - score),
                     points + t * (end.points - points),
+                    detected=False,
                 )
             )
     for j in range(len(b.faces)):
@@ -181,11 +171,11 @@ def _settled(a: Faces, b: Faces, pairs: Sequence[tuple[int, int]]) -> bool:
     return not lost and not new
 
 
-def _match(a: Faces, b: Faces, least: float) -> list[tuple[int, int]]:
-    """Pair faces of two frames so that the summed overlap is largest."""
+def match(a: F32, b: F32, least: float) -> list[tuple[int, int]]:
+    """Pair boxes (n, 4) and (m, 4) so that the summed overlap is largest; none below ``least``."""
     if not len(a) or not len(b):
         return []
-    overlap = iou(a.box, b.box)
+    overlap = iou(a, b)
     return [
         (int(i), int(j))
         for i, j in zip(*linear_sum_assignment(overlap, maximize=True), strict=True)

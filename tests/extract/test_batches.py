@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stages.extract.batches import BATCHES, in_batches, to_blob
+from stages.extract.batches import BATCHES, in_batches
 
 
 @pytest.mark.parametrize("n", [1, 3, 4, 5, 16, 23, 37])
@@ -41,11 +41,3 @@ def test_what_halving_cannot_mend_is_raised(message: str) -> None:
 
     with pytest.raises(RuntimeError, match=message):
         in_batches(broken, np.zeros((5, 1), np.float32))
-
-
-def test_blobs_are_rgb_and_scaled() -> None:
-    picture = np.zeros((2, 3, 3), np.uint8)
-    picture[0, 1] = (10, 20, 30)
-    blob = to_blob([picture, picture], 127.5, 128.0)
-    assert blob.shape == (2, 3, 2, 3)
-    np.testing.assert_allclose(blob[1, :, 0, 1] * 128 + 127.5, [30, 20, 10], atol=1e-4)

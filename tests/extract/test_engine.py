@@ -116,16 +116,17 @@ def test_landmarks_that_are_no_face_make_their_frame_invalid(
 ) -> None:
     real = type(nets.landmark).__call__
 
-    def astray(self: object, images: list, box: np.ndarray, angle: np.ndarray) -> np.ndarray:
-        landmark = real(self, images, box, angle)
-        landmark[box[:, 0] > 90] = np.nan
-        return landmark
+    def astray(self: object, images: list, crop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        landmark, better = real(self, images, crop)
+        landmark[landmark[:, :, 0].mean(1) > 120] = np.nan
+        return landmark, better
 
     path = moving_square(tmp_path / "a.mp4", frames=20)
     _, whole = extract(path, nets)
     monkeypatch.setattr(type(nets.landmark), "__call__", astray)
     _, rows = extract(path, nets)
-    np.testing.assert_array_equal(rows.valid, whole.box[:, 0] <= 90)
+    middle = whole.landmark.reshape(-1, 68, 2)[:, :, 0].mean(1)
+    np.testing.assert_array_equal(rows.valid, middle <= 120)
     assert 0 < rows.valid.sum() < 20
 
 

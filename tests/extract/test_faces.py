@@ -14,6 +14,7 @@ from insightface.utils import face_align
 from stages.extract.detector import Detector
 from stages.extract.device import Device
 from stages.extract.faces import TEMPLATE, align, five_points, similarity
+from stages.extract.landmarks import crops_of_boxes
 from stages.extract.nets import Nets, open_nets
 from stages.extract.packs import Pack, resolve
 from stages.extract.recipe import Recipe
@@ -77,6 +78,13 @@ def test_five_points_are_means_of_the_eyes_and_corners() -> None:
     np.testing.assert_allclose(five_points(landmark)[4], (landmark[54] + landmark[64]) / 2)
 
 
+def look(nets: Nets, images: list[np.ndarray], box: np.ndarray, angle: np.ndarray) -> np.ndarray:
+    """Find landmarks (m, 68, 2) in two looks, faces levelled by an angle."""
+    eyes = np.stack([np.zeros((len(box), 2)), np.stack([np.cos(angle), np.sin(angle)], -1)], 1)
+    _, better = nets.landmark(images, crops_of_boxes(box, eyes))
+    return nets.landmark(images, better)[0]
+
+
 def test_detector_agrees_with_insightface(
     photo: np.ndarray, lite_pack: Pack, analysis: FaceAnalysis
 ) -> None:
@@ -120,7 +128,7 @@ def test_embeddings_are_insightfaces_on_the_same_aligned_faces(
     photo: np.ndarray, lite: Nets, analysis: FaceAnalysis
 ) -> None:
     found = lite.detector.detect(photo)
-    landmarks = lite.landmark([photo] * len(found), found.box, np.zeros(len(found)))
+    landmarks = look(lite, [photo] * len(found), found.box, np.zeros(len(found)))
     with pytest.warns(FutureWarning):
         crops = [
             face_align.norm_crop(photo, five_points(landmark).astype(np.float32))
@@ -140,7 +148,7 @@ def test_landmarks_lie_where_insightface_puts_them(
     """One pass without levelling is insightface's; ours moves them by a few percent, not more."""
     moved = []
     for face in analysis.get(photo):
-        (mine,) = lite.landmark([photo], face.bbox[None], np.zeros(1))
+        (mine,) = look(lite, [photo], face.bbox[None], np.zeros(1))
         eyes = five_points(mine)
         distance = np.linalg.norm(mine - face.landmark_2d_68, axis=1).mean()
         moved.append(distance / np.linalg.norm(eyes[1] - eyes[0]))
@@ -151,12 +159,12 @@ def test_landmarks_lie_where_insightface_puts_them(
 def test_landmarks_turn_with_the_picture(photo: np.ndarray, lite: Nets) -> None:
     found = lite.detector.detect(photo)
     box = found.box[:1]
-    (upright,) = lite.landmark([photo], box, np.zeros(1))
+    (upright,) = look(lite, [photo], box, np.zeros(1))
     middle = (box[0, :2] + box[0, 2:]) / 2
     for degrees in (-40, 25, 90):
         turn = cv2.getRotationMatrix2D(middle.tolist(), degrees, 1)
         turned = cv2.warpAffine(photo, turn, photo.shape[1::-1])
-        (found_there,) = lite.landmark([turned], box, np.array([-np.radians(degrees)]))
+        (found_there,) = look(lite, [turned], box, np.array([-np.radians(degrees)]))
         expected = upright @ turn[:, :2].T + turn[:, 2]
         eyes = five_points(upright)
         error = np.linalg.norm(found_there - expected, axis=1).mean()
@@ -167,9 +175,9 @@ def test_a_large_face_gets_the_landmarks_of_the_same_face_shrunk(
     photo: np.ndarray, lite: Nets
 ) -> None:
     box = lite.detector.detect(photo).box[:1]
-    (small,) = lite.landmark([photo], box, np.zeros(1))
+    (small,) = look(lite, [photo], box, np.zeros(1))
     large_photo = cv2.resize(photo, None, fx=5, fy=5, interpolation=cv2.INTER_CUBIC)
-    (large,) = lite.landmark([large_photo], box * 5, np.zeros(1))
+    (large,) = look(lite, [large_photo], box * 5, np.zeros(1))
     eyes = five_points(small)
     error = np.linalg.norm((large + 0.5) / 5 - 0.5 - small, axis=1).mean()
     assert error < 0.01 * np.linalg.norm(eyes[1] - eyes[0])
@@ -177,11 +185,11 @@ def test_a_large_face_gets_the_landmarks_of_the_same_face_shrunk(
 
 def test_one_face_or_many_gives_the_same_bits(photo: np.ndarray, lite: Nets) -> None:
     found = lite.detector.detect(photo)
-    together = lite.landmark([photo] * 6, found.box, np.zeros(6))
+    together = look(lite, [photo] * 6, found.box, np.zeros(6))
     crops = [align(photo, landmark) for landmark in together]
     embedding, appearance = lite.recognition(crops * 4)
     for i in range(6):
-        alone = lite.landmark([photo], found.box[i : i + 1], np.zeros(1))
+        alone = look(lite, [photo], found.box[i : i + 1], np.zeros(1))
         np.testing.assert_array_equal(alone[0], together[i])
         one = lite.recognition([crops[i]])
         np.testing.assert_array_equal(one[0][0], embedding[i])
@@ -196,7 +204,7 @@ def test_packs_of_both_protocols_run(tmp_path: Path, variant: str) -> None:
     found = nets.detector.detect(image)
     assert len(found) == 1
     np.testing.assert_allclose(found.box[0], [110, 80, 190, 160], atol=6)
-    (landmark,) = nets.landmark([image], found.box, np.zeros(1))
+    (landmark,) = look(nets, [image], found.box, np.zeros(1))
     assert landmark.shape == (68, 2)
     assert (landmark.min(0) > [105, 75]).all()
     assert (landmark.max(0) < [195, 168]).all()
