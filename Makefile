@@ -9,7 +9,7 @@ STAMP := .venv/.installed
 # One thread a process: workers are one a core, and the nets are small.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test test-gpu lint bench clean
+.PHONY: setup demo test test-gpu lint bench-extract clean
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -35,8 +35,12 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: setup
-	$(BIN)/python benchmarks/extract.py
+# A folder of clips to measure on; CLIPS=... for others, WHERE=... for the file of figures.
+CLIPS ?= demo/real_clips
+WHERE ?= benchmarks/results/extract-$(shell date +%F).json
+
+bench-extract: setup
+	$(BIN)/python benchmarks/extract.py $(CLIPS) --out $(WHERE)
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .coverage*

@@ -21,6 +21,9 @@ from stages.extract.video import Image
 
 _STRIDES = {9: ((8, 16, 32), 2), 15: ((8, 16, 32, 64, 128), 1)}
 _NMS_IOU = 0.4
+# Sides of the net's input are multiples of this, where a quarter of it would do for most nets:
+# clips of all sizes then come in few shapes, for each of which a GPU has to prepare.
+_STEP = 128
 INSIGHTFACE = Feed.normalised(127.5, 128.0)
 
 
@@ -143,7 +146,7 @@ class Detector:
             scale = min(1.0, size / max(h, w))  # enlarging costs time and shows nothing new
         new_w, new_h = max(1, round(w * scale)), max(1, round(h * scale))
         if not self._fixed:  # no wider than the picture needs: a 9:16 clip costs half a square
-            net_w, net_h = -(-new_w // 32) * 32, -(-new_h // 32) * 32
+            net_w, net_h = -(-new_w // _STEP) * _STEP, -(-new_h // _STEP) * _STEP
         if (new_h, new_w) != (h, w):
             image = np.asarray(
                 cv2.resize(image, (new_w, new_h), interpolation=cv2.INTER_LINEAR), np.uint8

@@ -10,6 +10,9 @@ from store.errors import FacepipeError
 class Device(StrEnum):
     """Where the nets run. ``auto`` takes CUDA where a session on it is live, else the CPU.
 
+    ``openvino`` runs the recognition net, which takes most of the time; the two small nets stay
+    with ONNX Runtime, which is faster on them.
+
     ``auto`` never takes OpenVINO: between two machines of which one happens to have the package,
     features would differ in their last bits, and sameness is worth more than speed unasked.
     """

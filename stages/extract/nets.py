@@ -39,17 +39,19 @@ def open_nets(
     DeviceError
         If a session is not live on that device.
     """
-    detector, scan = _prepared(graphs.load(pack.detector), 128.0, device)
+    # On the two small nets OpenVINO is slower (lite: 6.1 ms against 3.9, 0.28 against 0.25).
+    small = Device.CPU if device is Device.OPENVINO else device
+    detector, scan = _prepared(graphs.load(pack.detector), 128.0, small)
     landmark = graphs.load(pack.landmark)
     side = graphs.dims(graphs.real_inputs(landmark)[0])[3] or 0
-    landmark, feed = _prepared(landmark, 128.0, device)
+    points, feed = _prepared(landmark, 128.0, small)
 
     def session(model: bytes) -> Any:
-        return open_session(model, device, threads, flush_denormals=flush_denormals)
+        return open_session(model, small, threads, flush_denormals=flush_denormals)
 
     return Nets(
         Detector(session(detector), recipe.detector_sizes, recipe.detector_threshold, feed=scan),
-        LandmarkNet(session(landmark), side, feed, pack.refine),
+        LandmarkNet(session(points), side, feed, pack.refine),
         open_recognition(pack, device, Precision(recipe.precision), threads, flush_denormals),
         device.provider,
     )

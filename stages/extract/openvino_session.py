@@ -2,7 +2,8 @@
 
 The ``openvino`` package, not ``onnxruntime-openvino``: that one shares its import name with the
 onnxruntime that insightface needs. Why at all: on one core of a CPU with AVX-512, lite's
-recognition net took 4 ms a face here where ONNX Runtime took 10, and 1.5 in bf16.
+recognition net takes 3.5 ms a face and 1.3 in bf16; in ONNX Runtime 8.9 as its file is, and 4.1
+rewritten (rewrites.py).
 """
 
 from __future__ import annotations

@@ -240,7 +240,8 @@ def _results(
     echo: Callable[[str], None],
 ) -> Iterator[Result]:
     """Extract where the options say."""
-    todo, limit = summary.plan.todo, options.time_limit_s
+    # The longest first, so that none of them runs alone at the end.
+    todo, limit = sorted(summary.plan.todo, key=_size, reverse=True), options.time_limit_s
     if options.scheduler is None:
         return run_clips(todo, setup, summary.workers, limit)
     return cluster.run_clips(
@@ -252,6 +253,13 @@ def _results(
         fingerprint=fingerprint,
         echo=echo,
     )
+
+
+def _size(source: Source) -> int:
+    try:
+        return source.path.stat().st_size
+    except OSError:  # gone since it was listed: its record will say so
+        return 0
 
 
 def _keep(

@@ -101,7 +101,7 @@ def resolve_device(
     except DeviceError as error:
         chosen, reason = Device.CPU, f"no live CUDA: {str(error).removeprefix('--device cuda: ')}"
         if installed(["openvino"]):
-            reason += "; openvino is installed and about 1.5 times as fast: --device openvino"
+            reason += "; openvino is installed and may be faster: --device openvino"
     if precision is not Precision.F32:
         open_session(probe, chosen, precision=precision)
     return chosen, reason

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
+from stages.extract import batches, detector, faces, landmarks
 from stages.extract import clip as clip_module
 from stages.extract.device import Device
 from stages.extract.engine import Engine
@@ -136,6 +139,26 @@ def test_it_is_deterministic(tmp_path: Path, nets: Nets, small_pack: Path) -> No
     _, again = extract(path, open_nets(resolve(small_pack), Device.CPU, Recipe()))
     for name, array in first.as_dict().items():
         np.testing.assert_array_equal(array, again.as_dict()[name], err_msg=name)
+
+
+@pytest.mark.parametrize("sizes", [(8, 2, 1), (3, 1)])
+def test_batches_of_other_sizes_give_the_same_bits(
+    tmp_path: Path, nets: Nets, monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, ...]
+) -> None:
+    frames = [picture([(70 + 5 * i, 120, 50), (220, 120, 80)]) for i in range(23)]
+    path = write_video(tmp_path / "a.mp4", frames)
+    _, expected = extract(path, nets)
+    seen: set[int] = set()
+
+    def in_those(run: Callable[..., Any], blob: np.ndarray, given: object = None) -> list[Any]:
+        seen.update(n for n in sizes if n <= len(blob))
+        return batches.in_batches(run, blob, sizes)
+
+    for module in (detector, faces, landmarks):
+        monkeypatch.setattr(module, "in_batches", in_those)
+    _, rows = extract(path, nets)
+    assert seen == set(sizes)
+    same(rows, expected)
 
 
 def same(a: ClipRows, b: ClipRows) -> None:

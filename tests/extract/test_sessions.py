@@ -173,7 +173,7 @@ def test_auto_says_why_it_took_the_cpu(probe: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(sessions, "installed", lambda names: {"openvino": "2026.1.0"})
     device, reason = resolve_device(Device.AUTO, probe)
     assert device is Device.CPU  # the same features on every machine
-    assert "openvino is installed and about 1.5 times as fast: --device openvino" in reason
+    assert "openvino is installed and may be faster: --device openvino" in reason
     monkeypatch.setattr(sessions, "installed", lambda names: {})
     assert "--device openvino" not in resolve_device(Device.AUTO, probe)[1]
 
