@@ -3,14 +3,14 @@ import pytest
 import zarr
 
 import store
-from store.compact import _blocks
+from store.compact import split
 from tests.store import store_clips as clips
 
 
 def test_blocks_hold_whole_shards_in_order():
     runs = [(3, 5), (10, 1), (20, 12)]
     rows = [row for first, count in runs for row in range(first, first + count)]
-    blocks = list(_blocks(runs, 4))
+    blocks = list(split(runs, 4))
     assert [start for start, _ in blocks] == [0, 4, 8, 12, 16]
     copied = [[r for a, b in pieces for r in range(a, b)] for _, pieces in blocks]
     assert [len(block) for block in copied] == [4, 4, 4, 4, 2]
