@@ -228,5 +228,3 @@ def _failed(clip: str, problem: str, session: int) -> ClipRecord:
         session=session,
         details={"repaired": datetime.now(UTC).isoformat(" ", "seconds")},
     )
-
-
