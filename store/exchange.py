@@ -12,7 +12,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from os import PathLike
 from pathlib import Path
@@ -201,7 +201,7 @@ def _short(part: str) -> str:
 
 def record_to_json(record: ClipRecord) -> str:
     """Return a record as a JSON object of its fields, without those that a writer fills in."""
-    values = dict(zip(records.COLUMNS, records.to_columns(record), strict=True))
+    values: dict[str, object] = dict(zip(records.COLUMNS, records.to_columns(record), strict=True))
     for name in ("start", "rows_sha256", "session"):
         del values[name]
     values["details"] = record.details
@@ -322,8 +322,6 @@ def complete(
 
 
 def _with_absent(record: ClipRecord, absent: Iterable[str]) -> ClipRecord:
-    from dataclasses import replace
-
     return replace(record, details={**record.details, "absent": sorted(absent)})
 
 

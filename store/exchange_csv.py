@@ -111,7 +111,7 @@ def _tracks(file: Path) -> list[Track]:
     import pandas as pd
 
     try:
-        table = pd.read_csv(file, skipinitialspace=True, float_precision="round_trip")
+        table = pd.read_csv(file, skipinitialspace=True, dtype=str)
     except (ValueError, OSError) as error:  # pandas' parser errors are ValueErrors
         text = " ".join(str(error).split())
         raise ExchangeError(f"{file}: expected a CSV file, got another: {text}") from error
@@ -126,13 +126,15 @@ def _tracks(file: Path) -> list[Track]:
     if table.empty:
         raise ExchangeError(f"{file}: expected at least one frame, got none")
     if "frame" in table.columns:
-        table = table.sort_values("frame", kind="stable")
+        order = np.argsort(_numbers(file, table, "frame").to_numpy(), kind="stable")
+        table = table.iloc[order]
     if "face_id" not in table.columns:
         return [_track(file, 0, table)]
-    faces = sorted(int(face) for face in _numbers(file, table, "face_id").unique())
-    if faces[0] != 0:  # the first face that OpenFace followed need not be its number 0
-        return [_track(file, k, table[table["face_id"] == f]) for k, f in enumerate(faces)]
-    return [_track(file, face, table[table["face_id"] == face]) for face in faces]
+    number = _numbers(file, table, "face_id")
+    faces = sorted(number.dropna().unique())
+    # The first face that OpenFace followed need not be its number 0.
+    named = [int(face) for face in faces] if 0 in faces else range(len(faces))
+    return [_track(file, k, table[number == face]) for k, face in zip(named, faces, strict=True)]
 
 
 def _track(file: Path, number: int, table: Any) -> Track:
@@ -152,10 +154,9 @@ def _track(file: Path, number: int, table: Any) -> Track:
 
 
 def _numbers(file: Path, table: Any, name: str) -> Any:
-    import pandas as pd
-
+    # As text and by Python's float: not every version of pandas reads the nearest float64.
     try:
-        return pd.to_numeric(table[name])
+        return table[name].astype(np.float64)
     except (ValueError, TypeError) as error:
         text = " ".join(str(error).split())
         raise ExchangeError(

@@ -11,7 +11,7 @@ from typing import Any
 
 from store import exchange_csv, exchange_hdf5, exchange_npz, exchange_parquet
 from store.clip_id import check_clip_id
-from store.errors import ClipIdError, StoreError, StoreMismatchError, StoreNotFoundError
+from store.errors import ClipIdError, StoreError
 from store.exchange import ExchangeError, Header, Sink, Source, complete
 from store.reader import Store
 from store.writer import Writer
@@ -137,7 +137,7 @@ def _dtype(source: Source, out: Path) -> str:
     try:
         with Store(out) as held:
             return held.feature_dtype
-    except (StoreNotFoundError, StoreError):
+    except StoreError:  # a new one; what else is wrong, the writer says
         return source.feature_dtype or "float16"
 
 
@@ -147,6 +147,3 @@ def _provenance(source: Source, form: str, path: Path) -> dict[str, Any]:
         return {**source.provenance, "imported": told}
     mark = hashlib.sha256(f"imported {form}".encode()).hexdigest()
     return {"pack": {"name": "imported", "fingerprint": mark}, "recipe": {}, "imported": told}
-
-
-__all__ = ["FORMATS", "Imported", "StoreMismatchError", "find", "import_from"]

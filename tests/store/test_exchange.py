@@ -104,7 +104,8 @@ def test_an_openface_script_reads_the_csv(tmp_path):
 def openface(space, n=5, **columns):
     made = {"frame": range(1, n + 1), "face_id": 0, "timestamp": np.arange(n) / 25,
             "confidence": 0.98, "success": [1] * (n - 1) + [0], "gaze_0_x": 0.1,
-            **{f"{a}_{i}": np.arange(n) + i for a in "xy" for i in range(68)}, **columns}  # fmt: skip
+            **{f"{a}_{i}": np.arange(n) + i for a in "xy" for i in range(68)},
+            **columns}  # fmt: skip
     table = pd.DataFrame({k: v for k, v in made.items() if v is not None})
     text = io.StringIO()
     table.to_csv(text, index=False, float_format="%.3f")

@@ -130,6 +130,7 @@ def test_unknown_clips_change_nothing(made):
 def test_a_kill_leaves_the_clip_or_takes_it(made, tmp_path, monkeypatch):
     before = dict(store.digest(made))
     after = {k: v for k, v in before.items() if k != SECRET}
+    monkeypatch.setattr("os.fsync", lambda fd: None)
     outcomes = []
     with monkeypatch.context() as patch:
         faults = Faults(patch)

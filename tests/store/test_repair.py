@@ -120,6 +120,7 @@ def test_a_kill_leaves_it_damaged_or_repaired(path, tmp_path, monkeypatch):  # n
     import shutil
 
     zarr.open(path / "arrays.zarr", mode="r+")["embedding"][7] = 0.25
+    monkeypatch.setattr("os.fsync", lambda fd: None)
     faults, stopped = Faults(monkeypatch), 0
     for at in range(1000):
         copy = tmp_path / "copy.store"
