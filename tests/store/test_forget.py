@@ -127,7 +127,11 @@ def test_unknown_clips_change_nothing(made):
     assert before == {f: f.read_bytes() for f in made.rglob("*") if f.is_file()}
 
 
-def test_a_kill_leaves_the_clip_or_takes_it(made, tmp_path, monkeypatch):
+def test_a_kill_leaves_the_clip_or_takes_it(tmp_path, monkeypatch):
+    made = tmp_path / "a.store"
+    with store.Writer(made, clips.PROVENANCE, layout=Layout(8, 16, 12)) as w:
+        for i, name in enumerate(["a.mp4", SECRET]):
+            w.append(clips.record(name, clips.rows(6, seed=i)), clips.rows(6, seed=i))
     before = dict(store.digest(made))
     after = {k: v for k, v in before.items() if k != SECRET}
     monkeypatch.setattr("os.fsync", lambda fd: None)
