@@ -79,7 +79,7 @@ def forget(
         console.emit({"clips": list(dict.fromkeys(clips)), "frames": rows})
         return
     console.result(f"{store}: {len(set(clips))} clips ({rows} frames) are erased")
-    console.note("Copies elsewhere (backups, exports, snapshots, features.csv) are not touched.")
+    console.note("Copies elsewhere (backups, exports, snapshots) are not touched.")
 
 
 def _confirm(question: str) -> None:

@@ -278,6 +278,9 @@ def complete(
             )
         return track.record, None
     given = {name: np.asarray(values) for name, values in track.arrays.items()}
+    for name, values in given.items():
+        if name != "valid" and np.issubdtype(values.dtype, np.integer):
+            given[name] = values.astype(np.float64)
     n = len(next(iter(given.values())))
     for spec in array_specs():
         if spec.name in given:

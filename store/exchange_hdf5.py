@@ -126,17 +126,16 @@ def _clips(h5py: Any, path: Path, ours: bool) -> Iterator[Clip]:
             clip = _text(group.attrs.get("clip")) or (unquote(name) if ours else name) or path.stem
             where = f"{path}: group {group.name}"
             tracks = [_track(h5py, group, 0, where, fps)] if _is_track(h5py, group) else []
-            for key, below in group.items():
-                match = _TRACK.fullmatch(key)
-                if match and isinstance(below, h5py.Group):
-                    tracks.append(_track(h5py, below, int(match[1]), f"{where}/{key}", fps))
+            for key in _track_names(h5py, group):
+                number = int(key.removeprefix("track"))
+                tracks.append(_track(h5py, group[key], number, f"{where}/{key}", fps))
             yield Clip(clip, where, tracks)
 
 
 def _groups(h5py: Any, group: Any) -> Iterator[Any]:
     """Yield the groups that are clips, depth first, in the order of their names."""
-    tracks = [k for k in group if _TRACK.fullmatch(k) and isinstance(group[k], h5py.Group)]
-    if _is_track(h5py, group) or any(_is_track(h5py, group[k]) for k in tracks):
+    tracks = _track_names(h5py, group)
+    if tracks or _is_track(h5py, group):
         yield group
     for key in group:
         # A link to elsewhere in the file, or out of it, could make a clip come twice or never end.
@@ -145,6 +144,14 @@ def _groups(h5py: Any, group: Any) -> Iterator[Any]:
         below = group[key]
         if isinstance(below, h5py.Group):
             yield from _groups(h5py, below)
+
+
+def _track_names(h5py: Any, group: Any) -> list[str]:
+    """Return the subgroups that are further tracks of a clip, and no clips of such a name."""
+    if "clip" not in group.attrs and not _is_track(h5py, group):
+        return []
+    named = (key for key in group if _TRACK.fullmatch(key))
+    return [k for k in named if isinstance(group[k], h5py.Group) and _is_track(h5py, group[k])]
 
 
 def _is_track(h5py: Any, group: Any) -> bool:

@@ -151,8 +151,7 @@ def _drop_unreadable(index: Index) -> dict[str, str]:
     """Delete the records that cannot be read as such; return what is wrong by clip."""
     found: dict[str, str] = {}
     columns = ", ".join(records.COLUMNS)
-    cursor = index.connection.execute(f"SELECT {columns} FROM clip")
-    for row in cursor.fetchall():
+    for row in index.connection.execute(f"SELECT {columns} FROM clip"):
         try:
             records.from_columns(row)
         except StoreError as error:

@@ -149,11 +149,13 @@ def test_a_foreign_hdf5_skips_stage_one(tmp_path):
         f["s1/one"].attrs["fps"] = 25
         f["two/landmark"] = landmark
         f["two/timestamp"] = np.arange(6) / 5
+        f["track7/landmark"] = np.ones((2, 136), int)  # a clip of that name, not a seventh track
+        f["track7"].attrs["fps"] = 10
         f["labels"] = [1, 2]
         f["again"] = h5py.SoftLink("/two")
     import_from(tmp_path / "vfap.h5", "hdf5", tmp_path / "v.store")
     opened = store.open(tmp_path / "v.store")
-    assert [r.clip for r in opened.records()] == ["s1/one", "two"]
+    assert [r.clip for r in opened.records()] == ["s1/one", "track7", "two"]
     one = opened.clip("s1/one")
     assert opened.feature_dtype == "float32"
     assert one["valid"].tolist() == [True, True, False, True, True, True]
@@ -162,7 +164,7 @@ def test_a_foreign_hdf5_skips_stage_one(tmp_path):
     assert np.isnan(one["landmark"][2]).all() and np.isnan(one["appearance"]).all()
     assert opened.record("two").details["absent"] == ["appearance", "box", "embedding", "score"]
     assert store.verify(tmp_path / "v.store").problems == []
-    assert import_from(tmp_path / "vfap.h5", "hdf5", tmp_path / "v.store").skipped == 2
+    assert import_from(tmp_path / "vfap.h5", "hdf5", tmp_path / "v.store").skipped == 3
 
 
 REFUSED = [
