@@ -88,6 +88,11 @@ def _clips(path: Path, told: str | None) -> Iterator[Clip]:
             if match:
                 tracks.setdefault(int(match[1] or 0), {})[match[2]] = values
         found = [t for k, arrays in sorted(tracks.items()) if (t := _track(k, arrays, str(file)))]
+        if not found:
+            raise ExchangeError(
+                f"{file}: expected embedding (n,512) or landmark (n,136), "
+                f"got {', '.join(sorted(held)) or 'nothing'}"
+            )
         clip = next((t.record.clip for t in found if t.record), None) or clip_of(name, SUFFIX)
         yield Clip(clip, str(file), found)
 
@@ -96,12 +101,7 @@ def _track(number: int, held: dict[str, AnyArray], where: str) -> Track | None:
     arrays = {name: held[name] for name in ARRAYS if name in held}
     text = _text(held.get("record"))
     if text is None and not {"embedding", "landmark"} & arrays.keys():
-        if number:
-            return None
-        raise ExchangeError(
-            f"{where}: expected embedding (n,512) or landmark (n,136), "
-            f"got {', '.join(sorted(held)) or 'nothing'}"
-        )
+        return None
     fps = float(held["fps"]) if "fps" in held and np.ndim(held["fps"]) == 0 else None
     return Track(number, arrays, None if text is None else record_from_json(text, where), fps)
 

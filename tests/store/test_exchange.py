@@ -222,6 +222,25 @@ def test_an_import_that_was_cut_short_goes_on(made, tmp_path):
     assert list(store.digest(tmp_path / "b.store")) == list(store.digest(made))
 
 
+@pytest.mark.parametrize("form", ["hdf5", "npz", "csv"])
+def test_a_clip_without_a_main_face(tmp_path, form):
+    rows = clips.rows(3)
+    with store.Writer(tmp_path / "a.store", clips.PROVENANCE) as w:
+        w.append(clips.record("a", rows, track=1), rows)
+    out(tmp_path / "a.store", form, tmp_path / "out")
+    import_from(tmp_path / "out", form, tmp_path / "b.store")
+    (record,) = store.open(tmp_path / "b.store").records()
+    assert record.frames == 3
+    if form != "csv":  # whose faces are numbered from 0
+        assert record.track == 1
+
+
+def test_an_npz_of_nothing_that_we_know(tmp_path):
+    np.savez(tmp_path / "p.npz", labels=np.ones(3))
+    with pytest.raises(store.StoreError, match=r"p\.npz: expected embedding.*got labels"):
+        import_from(tmp_path / "p.npz", "npz", tmp_path / "p.store")
+
+
 def test_pickles_are_not_run(tmp_path):
     np.savez(tmp_path / "p.npz", embedding=np.array([{}], dtype=object))
     with pytest.raises(store.StoreError, match=r"p\.npz"):
