@@ -178,3 +178,16 @@ def test_compact_closes_holes_and_gives_space_back(made):
     db = sqlite3.connect(made / "index.sqlite")
     assert db.execute("PRAGMA freelist_count").fetchone() == (0,)
     db.close()
+
+
+def test_what_earlier_deletions_left_in_the_index_goes_too(made):
+    rows, left = clips.rows(3), b"seen in Basel"
+    with store.Writer(made, clips.PROVENANCE) as w:
+        w.append(clips.record(SECRET, rows, track=3, message=left.decode()), rows)
+    with store.Writer(made, clips.PROVENANCE) as w:
+        w._index.connection.execute("PRAGMA secure_delete=OFF")  # the default of some builds
+        w.remove(SECRET, 3)
+    assert left in (made / "index.sqlite").read_bytes()
+    forget(made, [SECRET])
+    assert left not in (made / "index.sqlite").read_bytes()
+    assert traces(made) == []
