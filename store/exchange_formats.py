@@ -12,7 +12,8 @@ from typing import Any
 from store import exchange_csv, exchange_hdf5, exchange_npz, exchange_parquet
 from store.clip_id import check_clip_id
 from store.errors import ClipIdError, StoreError
-from store.exchange import ExchangeError, Header, Sink, Source, complete
+from store.exchange import ExchangeError, Header, Sink, Source
+from store.exchange_rules import complete
 from store.reader import Store
 from store.writer import Writer
 
