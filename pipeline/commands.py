@@ -7,12 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline import console
+from pipeline import care_commands, console
 
 packs_app = typer.Typer(
     no_args_is_help=True, help="Model packs: what the clips are looked at with."
 )
-store_app = typer.Typer(no_args_is_help=True, help="Feature stores: look into them, check them.")
+store_app = typer.Typer(no_args_is_help=True, help="Feature stores: look into them, care for them.")
+care_commands.add_to(store_app)
 
 Name = Annotated[str, typer.Argument(help="A pack's name, or its folder.")]
 Stores = Annotated[
@@ -120,10 +121,22 @@ def info(store: Stores, json: Json = False) -> None:
 
 
 @store_app.command("verify")
-def verify_store(store: Stores, json: Json = False) -> None:
+def verify_store(
+    store: Stores,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair", help="Cut uncommitted rows; mark damaged clips for extraction again."
+        ),
+    ] = False,
+    json: Json = False,
+) -> None:
     """Check every invariant of a store and the hash of every clip's rows."""
     import store as stores
 
+    repaired = [line for one in store for line in _repair(one)] if repair else []
+    for line in repaired:
+        console.warn(line)
     report = stores.verify(_one_or_several(store))
     if json:
         console.emit(
@@ -134,6 +147,7 @@ def verify_store(store: Stores, json: Json = False) -> None:
                 "by_status": {str(k): v for k, v in report.by_status.items()},
                 "problems": report.problems,
                 "notes": report.notes,
+                **({"repaired": repaired} if repair else {}),
             }
         )
     else:
@@ -149,6 +163,23 @@ def verify_store(store: Stores, json: Json = False) -> None:
         )
     if not report.ok:
         raise typer.Exit(1)
+
+
+def _repair(path: Path) -> list[str]:
+    """Repair one store; return a line for each thing that was done."""
+    from store.repair import repair
+
+    done = repair(path)
+    lines = [
+        f"{path}: clip {clip!r} is marked for extraction again: {problem}"
+        for clip, problem in done.clips.items()
+    ]
+    lines += [
+        f"{path}: clip {clip!r} is removed: {problem}" for clip, problem in done.dropped.items()
+    ]
+    if done.cut_rows:
+        lines.append(f"{path}: {done.cut_rows} rows that no clip owns were cut")
+    return lines
 
 
 @store_app.command("digest")

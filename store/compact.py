@@ -8,7 +8,9 @@ and a second transaction applies the intent. The attribute ``generation`` of the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -18,26 +20,55 @@ from store.errors import StoreFormatError
 from store.index import Index, Meta
 from store.layout import Layout, Paths
 from store.opening import locate
+from store.schema import ClipRecord
 
 Run = tuple[int, int]  # first row, rows
 
 
-def compact(paths: Paths, index: Index, arrays: Arrays, layout: Layout) -> None:
-    """Rewrite the arrays without the rows that no clip owns. The journal must be empty."""
+def compact(
+    paths: Paths,
+    index: Index,
+    arrays: Arrays,
+    layout: Layout,
+    *,
+    without: Collection[str] = (),
+    instead: Iterable[ClipRecord] = (),
+    spoil: Sequence[Path] = (),
+) -> None:
+    """Rewrite the arrays without the rows that no clip owns. The journal stays as it is.
+
+    Parameters
+    ----------
+    paths, index, arrays, layout
+        Of the store, whose lock the caller holds.
+    without : collection of str
+        Clips that go with all of their tracks, rows and journalled rows, in the transaction that
+        switches over: a kill leaves them all or none.
+    instead : iterable of ClipRecord
+        Records without rows that are put into the index in the same transaction.
+    spoil : sequence of Path
+        Files below ``arrays.zarr`` that are overwritten before they are deleted.
+    """
     meta = index.meta()
     durable.remove_tree(paths.next_arrays)
-    runs, starts, rows = _plan(index)
+    runs, starts, rows = _plan(index, without)
     upcoming = Arrays.create(
         paths.next_arrays, meta.feature_dtype, layout, generation=meta.generation + 1
     )
-    _copy(arrays, upcoming, runs, rows)
+    # Read strictly: a chunk that is missing must not be copied as one without faces.
+    _copy(Arrays(arrays.path, meta.feature_dtype), upcoming, runs, rows)
     with index.transaction():
+        for clip in without:
+            index.drop_pending(clip)
+            index.drop_clip(clip)
+        for record in instead:
+            index.put_clip(record)
         index.set_moved(starts)
         index.set_meta(next_generation=meta.generation + 1, next_rows=rows)
-    finish(paths, index)
+    finish(paths, index, spoil)
 
 
-def finish(paths: Paths, index: Index) -> None:
+def finish(paths: Paths, index: Index, spoil: Sequence[Path] = ()) -> None:
     """Complete the switch from wherever it was left. Does nothing without an intent.
 
     Raises
@@ -65,7 +96,21 @@ def finish(paths: Paths, index: Index) -> None:
             durable.rename(paths.arrays, paths.old_arrays)
         durable.rename(paths.next_arrays, paths.arrays)
     _apply(index, meta)
+    for file in spoil:
+        _overwrite(paths.old_arrays / file)
     _clean(paths)
+
+
+def _overwrite(path: Path) -> None:
+    """Put zeros in the place of a file's bytes, unless it is part of a hard-linked copy too."""
+    if not path.is_file() or path.stat().st_nlink > 1:
+        return
+    with path.open("r+b") as file:
+        left = path.stat().st_size
+        while left:
+            left -= file.write(bytes(min(left, 1 << 20)))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _undo(paths: Paths, index: Index, renamed: bool) -> None:
@@ -94,11 +139,15 @@ def _clean(paths: Paths) -> None:
     durable.remove_tree(paths.next_arrays)
 
 
-def _plan(index: Index) -> tuple[list[Run], list[tuple[str, int, int]], int]:
+def _plan(
+    index: Index, without: Collection[str]
+) -> tuple[list[Run], list[tuple[str, int, int]], int]:
     runs: list[Run] = []
     starts: list[tuple[str, int, int]] = []
     rows = 0
     for record in index.clips_by_start():
+        if record.clip in without:
+            continue
         start = record.start or 0
         starts.append((record.clip, record.track, rows))
         rows += record.frames
@@ -113,13 +162,13 @@ def _copy(source: Arrays, target: Arrays, runs: list[Run], rows: int) -> None:
     target.resize(rows)
     block = target.shard_rows  # whole shards: each is written once
     for name in target.specs:
-        for start, pieces in _blocks(runs, block):
+        for start, pieces in split(runs, block):
             values = [source.read(name, a, b) for a, b in pieces]
             target.write(start, {name: np.concatenate(values)})
     target.sync()
 
 
-def _blocks(runs: list[Run], block: int) -> Iterator[tuple[int, list[tuple[int, int]]]]:
+def split(runs: list[Run], block: int) -> Iterator[tuple[int, list[tuple[int, int]]]]:
     """Yield (first row in the target, [(from, to) in the source]) of ``block`` rows each."""
     start, pieces, held = 0, [], 0
     for first, count in runs:

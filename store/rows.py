@@ -46,14 +46,21 @@ def prepare(record: ClipRecord, rows: ClipRows, feature_dtype: str) -> Rows:
             cast = np.ascontiguousarray(values, dtype=spec.dtype)
         if spec.masked:
             _check_overflow(record, spec, values, cast)
-        found = violations(spec, cast, valid, size=frame_size(record))
+        faces = valid if spec.name not in absent(record) else np.zeros_like(valid)
+        found = violations(spec, cast, faces, size=frame_size(record))
         if found:
             raise StoreError(f"clip {record.clip!r}, {spec.name}: {found[0]}")
-        if spec.masked and not valid.all():
+        if spec.masked and not faces.all():
             cast = cast.copy() if cast is values else cast
-            cast[~valid] = np.nan  # one bit pattern for NaN, so that hashes can be compared
+            cast[~faces] = np.nan  # one bit pattern for NaN, so that hashes can be compared
         stored[spec.name] = cast
     return stored
+
+
+def absent(record: ClipRecord) -> frozenset[str]:
+    """Return the arrays that an imported clip came without: they are NaN in all of its frames."""
+    found = record.details.get("absent")
+    return frozenset(map(str, found)) if isinstance(found, list | tuple) else frozenset()
 
 
 def frame_size(record: ClipRecord) -> tuple[int, int] | None:

@@ -87,6 +87,8 @@ def _scan_group(arrays: Arrays, group: list[ClipRecord], check: bool) -> list[Se
                 hashers[i].update(spec, part)
                 if check:
                     faces = valid[lo - first : hi - first]
+                    if spec.name in clip_rows.absent(record):
+                        faces = np.zeros_like(faces)
                     seen[i].problems += _problems(spec, part, faces, record, lo, last[i])
                 if spec.name == "timestamp":
                     last[i] = float(part[-1])

@@ -3,14 +3,14 @@ import pytest
 import zarr
 
 import store
-from store.compact import _blocks
+from store.compact import split
 from tests.store import store_clips as clips
 
 
 def test_blocks_hold_whole_shards_in_order():
     runs = [(3, 5), (10, 1), (20, 12)]
     rows = [row for first, count in runs for row in range(first, first + count)]
-    blocks = list(_blocks(runs, 4))
+    blocks = list(split(runs, 4))
     assert [start for start, _ in blocks] == [0, 4, 8, 12, 16]
     copied = [[r for a, b in pieces for r in range(a, b)] for _, pieces in blocks]
     assert [len(block) for block in copied] == [4, 4, 4, 4, 2]
@@ -56,3 +56,16 @@ def test_an_intent_whose_copy_is_gone_is_taken_back(tmp_path, between_the_rename
     assert clips.same(store.open(path).clip("a"), clips.stored(rows))
     assert (store.verify(path).problems, store.verify(path).notes) == ([], [])
     assert not (path / "arrays.old.zarr").exists()
+
+
+def test_a_missing_shard_is_not_copied_as_frames_without_faces(tmp_path):
+    path = tmp_path / "a.store"
+    with store.Writer(path, clips.PROVENANCE, layout=clips.TINY) as w:
+        for i in range(4):
+            w.append(clips.record(str(i), clips.rows(8, seed=i)), clips.rows(8, seed=i))
+    (path / "arrays.zarr" / "box" / "c" / "2" / "0").unlink()
+    w = store.Writer(path, clips.PROVENANCE)
+    w.remove("0")
+    with pytest.raises(store.StoreError, match="box/c/2/0 is missing"):
+        w.close()
+    assert {p.split("'")[1] for p in store.verify(path).problems} == {"2"}

@@ -10,7 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import store
+from store.care import forget
+from store.exchange import export
+from store.exchange_formats import import_from
 from store.layout import Layout
+from store.merge import merge
 from tests.store import store_clips as clips
 from tests.store.store_faults import Faults, Killed, kill
 
@@ -23,6 +27,9 @@ STEP = st.one_of(
     st.tuples(st.just("remove"), CLIPS),
     st.tuples(st.just("flush")),
     st.tuples(st.just("reopen")),
+    st.tuples(st.just("forget"), CLIPS),
+    st.tuples(st.just("merge"), CLIPS),
+    st.tuples(st.just("exchange"), st.sampled_from(["hdf5", "npz"])),
     st.tuples(st.just("crash"), st.integers(0, 60), st.booleans()),
 )
 
@@ -76,6 +83,61 @@ class Machine:
             assert self.model == self.before
         else:
             assert self.model != self.before
+
+    def forget(self, clip):
+        held = any(key[0] == clip for key in self.model)
+        before, self.before = dict(self.model), self.model
+        self.writer.close()
+        self.model = {k: v for k, v in self.model.items() if k[0] != clip}
+        self.before = before
+        try:
+            forget(self.path, [clip])
+        except store.ClipNotFoundError:
+            assert not held
+        else:
+            assert held
+            # An id may be part of another one's bytes, but these are not.
+            assert not any(clip.encode() in f.read_bytes() for f in self.files())
+        self.open()
+
+    def files(self):
+        return [f for f in self.path.rglob("*") if f.is_file()]
+
+    def merge(self, clip):
+        """Split off a clip into a store of its own, and merge the two."""
+        self.before = self.model
+        self.writer.close()
+        self.faults.arm(None)  # merging touches the store itself by two renames only
+        parts = [self.path.with_name(f"{k}.store") for k in "xy"]
+        for k, part in enumerate(parts):
+            chosen = {key: v for key, v in self.model.items() if (key[0] == clip) == bool(k)}
+            with store.Writer(part, clips.PROVENANCE, layout=self.layout) as w:
+                for (name, track), given in chosen.items():
+                    w.append(clips.record(name, given, track=track), given)
+        self.take(lambda out: merge(out, parts, layout=self.layout), parts)
+
+    def exchange(self, form):
+        """Export the store, and import what was exported in its place."""
+        self.before = self.model
+        self.writer.close()
+        self.faults.arm(None)
+        file = self.path.with_name("exported")
+        with store.open(self.path) as opened:
+            export(opened, form, file)
+        if not self.model:
+            shutil.rmtree(file) if file.is_dir() else file.unlink()
+            self.open()
+            return
+        self.take(lambda out: import_from(file, form, out), [file])
+
+    def take(self, make, leftovers):
+        made = self.path.with_name("made.store")
+        make(made)
+        for path in [self.path, *leftovers]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        made.rename(self.path)
+        self.check_closed()
+        self.open()
 
     def flush(self):
         self.before = self.model

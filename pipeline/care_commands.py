@@ -1,0 +1,155 @@
+"""`pipeline store compact|forget|merge|export|import`: what changes stores or leaves them."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline import console
+from store.errors import FacepipeError
+
+OneStore = Annotated[Path, typer.Argument(metavar="STORE", help="A feature store.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+
+
+class ExportFormat(StrEnum):
+    """What a store can be exported to."""
+
+    HDF5 = "hdf5"
+    PARQUET = "parquet"
+    CSV = "csv"
+    NPZ = "npz"
+
+
+class ImportFormat(StrEnum):
+    """What a store can be made from."""
+
+    HDF5 = "hdf5"
+    NPZ = "npz"
+    CSV = "csv"
+
+
+class NotConfirmedError(FacepipeError, RuntimeError):
+    """Nobody said that clips may be erased."""
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands with `pipeline store`."""
+    for name, command in (
+        ("compact", compact),
+        ("forget", forget),
+        ("merge", merge),
+        ("export", export),
+        ("import", import_),
+    ):
+        app.command(name)(command)
+
+
+def compact(store: OneStore, json: Json = False) -> None:
+    """Take in the journal, close the holes of removed clips, give free space back to the disk."""
+    from store.care import compact as run
+
+    before, after = run(store)
+    if json:
+        console.emit({"bytes_before": before, "bytes": after})
+        return
+    console.result(f"{store}: {before / 1e6:.1f} MB before, {after / 1e6:.1f} MB now")
+
+
+def forget(
+    store: OneStore,
+    clips: Annotated[list[str], typer.Argument(metavar="CLIP...", help="Clip ids.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    json: Json = False,
+) -> None:
+    """Erase clips: no file of the store holds their ids or rows any more.
+
+    The whole store is written anew, so name all clips at once.
+    """
+    from store.care import forget as run
+
+    if not yes:
+        _confirm(f"Erase {len(clips)} clips from {store} for good?")
+    rows = run(store, clips)
+    if json:
+        console.emit({"clips": list(dict.fromkeys(clips)), "frames": rows})
+        return
+    console.result(f"{store}: {len(set(clips))} clips ({rows} frames) are erased")
+    console.note("Copies elsewhere (backups, exports, snapshots) are not touched.")
+
+
+def _confirm(question: str) -> None:
+    if not sys.stdin.isatty():
+        raise NotConfirmedError(
+            "erasing needs a yes, and there is no terminal to ask on; nothing was changed",
+            "Say --yes if you are sure.",
+        )
+    if not typer.confirm(question, err=True):
+        raise NotConfirmedError("not confirmed; nothing was changed")
+
+
+def merge(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The new store.")],
+    stores: Annotated[
+        list[Path], typer.Argument(metavar="STORE...", help="Stores of one pack and recipe.")
+    ],
+    json: Json = False,
+) -> None:
+    """Write the clips of several stores into a new one."""
+    from store.merge import merge as run
+
+    tracks = run(out, stores)
+    if json:
+        console.emit({"store": str(out), "tracks": tracks})
+        return
+    console.result(f"{out}: {tracks} records of {len(stores)} stores")
+
+
+def export(
+    stores: Annotated[
+        list[Path],
+        typer.Argument(metavar="STORE...", help="A feature store, or several read as one."),
+    ],
+    to: Annotated[ExportFormat, typer.Option("--to", help="The format.")],
+    out: Annotated[Path, typer.Option("--out", help="New file; for npz and csv, new folder.")],
+    json: Json = False,
+) -> None:
+    """Write a store for other programs: HDF5, Parquet, CSV in OpenFace's columns, or npz."""
+    import store as package
+    from store.exchange import export as run
+
+    given: Any = stores[0] if len(stores) == 1 else stores
+    with package.open(given) as opened:
+        done = run(opened, to, out)
+    if json:
+        console.emit({"clips": done.clips, "frames": done.rows, "left_out": done.left_out})
+        return
+    console.result(f"{out}: {done.clips} clips, {done.rows} frames")
+    if done.left_out:
+        console.warn(f"{done.left_out} clips without frames are left out: {to} cannot say why")
+
+
+def import_(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A file, or a folder of them.")],
+    form: Annotated[ImportFormat, typer.Option("--from", help="The format.")],
+    store: Annotated[Path, typer.Option("--store", help="The store; made if it is not there.")],
+    fps: Annotated[
+        float | None, typer.Option("--fps", help="Frames a second of files that do not say.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Take features that were made elsewhere into a store; stage one is skipped.
+
+    Clips that are in the store are left alone.
+    """
+    from store.exchange_formats import import_from
+
+    done = import_from(path, form, store, fps=fps)
+    if json:
+        console.emit({"clips": done.clips, "frames": done.rows, "skipped": done.skipped})
+        return
+    console.result(f"{store}: {done.clips} clips, {done.rows} frames; {done.skipped} were there")

@@ -1,0 +1,200 @@
+"""Several stores written into a new one."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+
+from store import durable
+from store.arrays import AnyArray, Arrays
+from store.compact import Run, split
+from store.durable import reporting
+from store.errors import StoreError
+from store.index import PAGE, Index
+from store.layout import Layout, Paths
+from store.opening import open_index
+from store.scan import scan
+from store.schema import ClipRecord
+from store.several import Stores
+
+
+def merge(
+    out: str | PathLike[str],
+    stores: Sequence[str | PathLike[str]],
+    *,
+    layout: Layout | None = None,
+) -> int:
+    """Write the clips of several stores into a new one, in constant memory.
+
+    Rows, records and sessions are copied as they are; every clip's rows are read back and hashed
+    before the new store takes its name. Until then there is nothing at ``out``.
+
+    Parameters
+    ----------
+    out : path
+        The new store; nothing may be there.
+    stores : sequence of paths
+        Of one pack, recipe and feature dtype.
+    layout : Layout
+        Rows per chunk and shard of the new store.
+
+    Returns
+    -------
+    int
+        Records (one a track) that the new store holds.
+
+    Raises
+    ------
+    StoreNotFoundError, StoreFormatError, StoreMismatchError, ClipExistsError
+        As `store.open` for several stores; a clip in two of them is refused, naming both.
+    StoreError
+        Something lies at ``out``; a clip's rows are damaged; a store holds clips in its journal,
+        or was compacted meanwhile.
+    StoreWriteError
+        The disk is full.
+    """
+    target, shape = Path(out), layout or Layout()
+    if target.exists() or target.is_symlink():
+        raise StoreError(
+            f"{target}: is there already; merge makes a new store", "Name another, or delete it."
+        )
+    with reporting(target, "merging"), Stores([Path(path) for path in stores]) as parts:
+        for path in parts.paths:
+            _check_journal(path)
+        target.absolute().parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.absolute().parent))
+        try:
+            made = Paths(folder / target.name)
+            made.root.mkdir()
+            count = _merge(made, parts, shape)
+            durable.sync_folder(made.root)
+            if target.exists():
+                raise StoreError(f"{target}: was made by somebody else meanwhile")
+            durable.rename(made.root, target.absolute())
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    return count
+
+
+def _check_journal(path: Path) -> None:
+    index = open_index(Paths(path))
+    try:
+        waiting, *_ = index.one("SELECT COUNT(*) FROM pending")
+    finally:
+        index.close()
+    if waiting:
+        raise StoreError(
+            f"{path}: {waiting} finished clips wait in its journal and would be left out",
+            f"Wait for its writer to end, or if there is none: `pipeline store compact {path}`.",
+        )
+
+
+def _merge(made: Paths, parts: Stores, layout: Layout) -> int:
+    rows_of = [store.n_rows for store in parts.stores]
+    arrays = Arrays.create(made.arrays, parts.feature_dtype, layout, generation=0)
+    runs, rows = _runs(parts)
+    arrays.resize(rows)
+    for spec in parts.specs:
+        for start, pieces in split(runs, layout.shard_rows):  # whole shards: each written once
+            values = [_read(parts, rows_of, spec.name, a, b) for a, b in pieces]
+            arrays.write(start, {spec.name: np.concatenate(values)})
+    arrays.sync()
+    index = Index(made.index, writable=True)
+    try:
+        index.create(parts.feature_dtype, datetime.now(UTC).isoformat(" ", "seconds"))
+        count = _records(index, parts, rows_of)
+        with index.transaction():
+            index.set_meta(rows=rows)
+        strict = Arrays(made.arrays, parts.feature_dtype)
+        for seen in scan(strict, index.clips_by_start(), check=False):
+            if seen.sha256 != seen.record.rows_sha256:
+                raise StoreError(
+                    f"clip {seen.record.clip!r}: its rows are not those that the index of its "
+                    "store means",
+                    "`pipeline store verify STORE...` names every damaged clip.",
+                )
+    finally:
+        index.close()
+    return count
+
+
+def _runs(parts: Stores) -> tuple[list[Run], int]:
+    """Return the live rows, numbered through the stores, as (first, count), and how many."""
+    runs: list[Run] = []
+    rows = 0
+    for record in parts.records_by_start():
+        start = record.start or 0
+        rows += record.frames
+        if runs and sum(runs[-1]) == start:
+            runs[-1] = (runs[-1][0], runs[-1][1] + record.frames)
+        else:
+            runs.append((start, record.frames))
+    return runs, rows
+
+
+def _read(parts: Stores, rows_of: list[int], name: str, start: int, stop: int) -> AnyArray:
+    """Read rows by their numbers through all stores; a piece may reach over several."""
+    firsts = [sum(rows_of[:k]) for k in range(len(rows_of) + 1)]
+    found = []
+    while start < stop:
+        k = bisect_right(firsts, start) - 1
+        end = min(stop, firsts[k + 1])
+        found.append(parts.stores[k].read_rows(name, start - firsts[k], end - firsts[k]))
+        start = end
+    return np.concatenate(found)
+
+
+def _records(index: Index, parts: Stores, rows_of: list[int]) -> int:
+    """Copy sessions and records in the order of the rows, then those without rows."""
+    count = start = 0
+    for path, store, rows in zip(parts.paths, parts.stores, rows_of, strict=True):
+        source = open_index(Paths(path))
+        try:
+            held = source.connection.execute(
+                "SELECT id, started, provenance FROM session ORDER BY id"
+            ).fetchall()
+        finally:
+            source.close()
+        with index.transaction():
+            sessions = {n: index.add_session(began, text) for n, began, text in held}
+        moved = _one_after_the_other(store.records_by_start(), start, rows)
+        rowless = (r for r in store.records() if r.start is None)
+        for source_of in (moved, rowless):
+            for page in _pages(source_of):
+                with index.transaction():
+                    for record in page:
+                        index.put_clip(
+                            replace(record, session=sessions.get(record.session or 0, 0))
+                        )
+                        start += record.frames
+                        count += 1
+    return count
+
+
+def _one_after_the_other(
+    records: Iterator[ClipRecord], start: int, rows: int
+) -> Iterator[ClipRecord]:
+    for record in records:
+        if (record.start or 0) + record.frames > rows:
+            return  # committed since the store was opened
+        yield replace(record, start=start)
+        start += record.frames
+
+
+def _pages(records: Iterator[ClipRecord]) -> Iterator[list[ClipRecord]]:
+    page: list[ClipRecord] = []
+    for record in records:
+        page.append(record)
+        if len(page) == PAGE:
+            yield page
+            page = []
+    if page:
+        yield page

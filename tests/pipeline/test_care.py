@@ -1,0 +1,95 @@
+"""The store's commands as a user types them."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+import store
+from tests.store import store_clips as clips
+from tests.testing.command import ENV, pipeline
+
+
+def make(path: Path, *names: str) -> Path:
+    with store.Writer(path, clips.PROVENANCE, layout=clips.TINY) as w:
+        for i, name in enumerate(names):
+            w.append(clips.record(name, clips.rows(5, seed=i)), clips.rows(5, seed=i))
+    return path
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    make(tmp_path / "a.store", "a.mp4", "d/b.mp4")
+    return tmp_path
+
+
+def digest(home: Path, name: str) -> list[tuple[str, str]]:
+    return list(store.digest(home / name))
+
+
+def test_forget_with_yes_and_without(home: Path) -> None:
+    before = digest(home, "a.store")
+    done = pipeline(home, "store", "forget", "a.store", "a.mp4", code=2)
+    assert "no terminal to ask on" in done.stderr and "--yes" in done.stderr
+    done = pipeline(home, "store", "forget", "a.store", "nobody.mp4", "--yes", code=2)
+    assert "holds no clip 'nobody.mp4'; nothing was changed" in done.stderr
+    assert digest(home, "a.store") == before
+    done = pipeline(home, "store", "forget", "a.store", "a.mp4", "--yes", "--json")
+    assert json.loads(done.stdout) == {"clips": ["a.mp4"], "frames": 5}
+    assert digest(home, "a.store") == before[1:]
+
+
+@pytest.mark.parametrize(("answer", "code", "left"), [(b"n\n", 2, 2), (b"y\n", 0, 1)])
+def test_forget_asks_on_a_terminal(home: Path, answer: bytes, code: int, left: int) -> None:
+    ours, theirs = pty.openpty()
+    os.write(ours, answer)
+    command = [sys.executable, "-m", "pipeline", "store", "forget", "a.store", "a.mp4"]
+    done = subprocess.run(command, cwd=home, stdin=theirs, capture_output=True, text=True, env=ENV)
+    os.close(ours)
+    os.close(theirs)
+    assert "Erase 1 clips from a.store for good?" in done.stderr
+    assert (done.returncode, len(digest(home, "a.store"))) == (code, left)
+
+
+def test_verify_repair(home: Path) -> None:
+    zarr.open(home / "a.store/arrays.zarr", mode="r+")["embedding"][0] = np.float16(0.5)
+    pipeline(home, "store", "verify", "a.store", code=1)
+    done = pipeline(home, "store", "verify", "--repair", "a.store")
+    assert "clip 'a.mp4' is marked for extraction again" in done.stderr
+    assert "whole" in done.stdout
+    done = pipeline(home, "store", "verify", "--repair", "a.store", "--json")
+    assert json.loads(done.stdout)["repaired"] == []
+
+
+def test_merge_and_compact(home: Path) -> None:
+    make(home / "b.store", "c.mp4")
+    done = pipeline(home, "store", "merge", "all.store", "a.store", "b.store", "--json")
+    assert json.loads(done.stdout) == {"store": "all.store", "tracks": 3}
+    parts = digest(home, "a.store") + digest(home, "b.store")
+    assert digest(home, "all.store") == sorted(parts)
+    done = pipeline(home, "store", "merge", "all.store", "a.store", code=2)
+    assert "all.store: is there already" in done.stderr
+    done = pipeline(home, "store", "merge", "x.store", "a.store", "all.store", code=2)
+    assert "'a.mp4' is in two stores: a.store and all.store" in done.stderr
+    assert "now" in pipeline(home, "store", "compact", "all.store").stdout
+
+
+@pytest.mark.parametrize("form", ["hdf5", "npz", "csv"])
+def test_export_and_import(home: Path, form: str) -> None:
+    pipeline(home, "store", "export", "a.store", "--to", form, "--out", "out")
+    done = pipeline(home, "store", "import", "out", "--from", form, "--store", "b.store", "--json")
+    assert json.loads(done.stdout) == {"clips": 2, "frames": 10, "skipped": 0}
+    if form != "csv":
+        assert digest(home, "b.store") == digest(home, "a.store")
+    done = pipeline(home, "store", "export", "a.store", "--to", form, "--out", "out", code=2)
+    assert "is there already" in done.stderr
+    done = pipeline(home, "store", "import", "no", "--from", form, "--store", "b.store", code=2)
+    assert "no: there is no such file or folder" in done.stderr
