@@ -169,7 +169,7 @@ class Npz:
         self.order: Order = []
         self._loader = DataLoader(
             NpzClips(folder),
-            batch_sampler=self,  # type: ignore[arg-type]
+            batch_sampler=self,
             num_workers=NPZ_WORKERS,
             collate_fn=Padded(scores),
             persistent_workers=True,
@@ -189,7 +189,7 @@ def one_at_a_time(
     """Batches of clips that are read from the store clip by clip."""
     for clips in order:
         read = [(c, source.clip(c, arrays=ARRAYS)) for c in clips]
-        yield collate([prepare(c, *(rows[n] for n in ARRAYS)) for c, rows in read], scores)  # type: ignore[arg-type]
+        yield collate([prepare(c, *(rows[n] for n in ARRAYS)) for c, rows in read], scores)
 
 
 def order_of(loader: ClipLoader, seed: int) -> Order:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,8 +121,8 @@ def resample_indices(timestamp: npt.NDArray[np.float64], fps: float) -> npt.NDAr
 
 
 def draw(
-    lengths: npt.NDArray[np.intp], batch_size: int, bucket: int, rng: np.random.Generator
-) -> npt.NDArray[np.intp]:
+    clips: Sequence[Sized], batch_size: int, bucket: int, rng: np.random.Generator
+) -> list[int]:
     """Choose clips of like length for one batch: little padding, and still chance.
 
     ``bucket`` batches' worth of clips are drawn at random, sorted by length and cut into batches;
@@ -131,22 +131,25 @@ def draw(
 
     Parameters
     ----------
-    lengths : (n,) int
-        Frames of the clips there are to choose from, at least one.
+    clips : sequence of n
+        What there is to choose from, at least one; their ``len`` is their frames.
     batch_size, bucket : int
     rng : Generator
 
     Returns
     -------
-    (m,) int
-        Places in ``lengths``, in random order; m = min(n, batch_size).
+    list of int
+        Places in ``clips``, min(n, batch_size) of them, in random order.
     """
-    pool = rng.permutation(len(lengths))[: bucket * batch_size]
-    pool = pool[np.argsort(lengths[pool], kind="stable")]
-    over = len(pool) % batch_size if len(pool) > batch_size else 0
-    first = batch_size * int(rng.integers(max(len(pool) // batch_size, 1)))
+    size = min(len(clips), bucket * batch_size)
+    pool = rng.choice(len(clips), size, replace=False)
+    lengths = [len(clips[place]) for place in pool]
+    pool = pool[np.argsort(lengths, kind="stable")]
+    over = size % batch_size if size > batch_size else 0
+    first = batch_size * int(rng.integers(max(size // batch_size, 1)))
     first += int(rng.integers(over + 1))  # the rest is left out at either end
-    return rng.permutation(pool[first : first + batch_size])
+    chosen: list[int] = rng.permutation(pool[first : first + batch_size]).tolist()
+    return chosen
 
 
 def collate(clips: Sequence[ClipData], scores: Mapping[str, float]) -> Batch:

@@ -116,14 +116,10 @@ class ClipLoader:
         clips = []
         for span in spans:
             rows = slice(span.start - low, span.start - low + span.frames)
-            appearance, landmark, valid, timestamp = (a[rows] for a in arrays)
             clips.append(
                 prepare(
                     span.clip,
-                    appearance,
-                    landmark,
-                    valid,
-                    timestamp,
+                    *(a[rows] for a in arrays),
                     landmarks=self._landmarks,
                     fps=self._fps,
                     max_frames=self._max_frames,
@@ -199,11 +195,13 @@ class ClipLoader:
             due = len(held) if count == len(order) else len(held) // HELD_BLOCKS
             # Before the end only whole batches.
             while held and (due >= batch_size or count == len(order)):
-                places = draw(np.array([len(c) for c in held]), batch_size, bucket, rng)
-                yield [held[place] for place in places]
-                gone = set(places.tolist())
-                held = [c for place, c in enumerate(held) if place not in gone]
-                due -= len(places)
+                places = draw(held, batch_size, bucket, rng)
+                chosen = [held[place] for place in places]
+                for place in sorted(places, reverse=True):  # the last one takes the free place
+                    held[place] = held[-1]
+                    held.pop()
+                due -= len(chosen)
+                yield chosen
 
     def _in_order(self, batch_size: int) -> Iterator[list[ClipData]]:
         clips = self.iter_clips()

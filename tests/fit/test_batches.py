@@ -67,7 +67,7 @@ def drawn(lengths: np.ndarray, size: int, bucket: int, seed: int) -> list[np.nda
     left = np.arange(len(lengths))
     batches = []
     while len(left):
-        places = draw(lengths[left], size, bucket, rng)
+        places = draw([range(n) for n in lengths[left]], size, bucket, rng)
         batches.append(left[places])
         left = np.delete(left, places)
     return batches
