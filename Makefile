@@ -9,7 +9,7 @@ STAMP := .venv/.installed
 # One thread a process: workers are one a core, and the nets are small.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test test-gpu lint bench-extract clean
+.PHONY: setup demo test test-gpu lint bench-extract bench-load bench-store clean
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -35,12 +35,15 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# A folder of clips to measure on; CLIPS=... for others, WHERE=... for the file of figures.
+# A folder of clips to measure on; CLIPS=... for others.
 CLIPS ?= demo/real_clips
-WHERE ?= benchmarks/results/extract-$(shell date +%F).json
+RESULT = benchmarks/results/$@-$(shell date +%F).json
 
 bench-extract: setup
-	$(BIN)/python benchmarks/extract.py $(CLIPS) --out $(WHERE)
+	$(BIN)/python benchmarks/extract.py $(CLIPS) --out $(RESULT)
+
+bench-load: setup
+	$(BIN)/python benchmarks/load.py --out $(RESULT)
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .coverage*

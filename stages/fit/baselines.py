@@ -11,7 +11,7 @@ from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from stages.fit.data import ClipLoader
+from stages.fit.loader import ClipLoader
 
 ALPHAS = np.logspace(-4, 6, 21)
 

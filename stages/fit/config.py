@@ -10,9 +10,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stages.fit import models
-from stages.fit.data import DEFAULT_BUDGET, Stream
 from stages.fit.landmarks import LandmarkMode
+from stages.fit.loader import DEFAULT_BUDGET
 from stages.fit.losses import RankForm
+from stages.fit.spans import Stream
 from store.errors import FacepipeError
 
 
@@ -42,6 +43,9 @@ class TrainConfig(BaseModel):
     )
     batch_size: int = Field(
         default=16, ge=2, description="Clips; the ranking loss compares within a batch"
+    )
+    bucket: int = Field(
+        default=4, ge=1, description="A batch is clips of like length among so many batches; 1: any"
     )
     lr: float = Field(
         default=2e-3, gt=0, description="Highest learning rate: warm-up, then cosine to 0"
@@ -87,7 +91,9 @@ class FitConfig(BaseModel):
         default=None, ge=1, description="Longer clips: their middle; none: all"
     )
     budget: int = Field(
-        default=DEFAULT_BUDGET, ge=0, description="Bytes of features kept in memory"
+        default=DEFAULT_BUDGET,
+        ge=0,
+        description="Bytes of features kept in memory, beside some 300 MB at work",
     )
     seed: int = Field(
         default=0, ge=0, description="Of the split, the weights, the order and the bootstrap"

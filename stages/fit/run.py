@@ -18,8 +18,8 @@ import store
 from stages.fit import models
 from stages.fit.baselines import time_average_ridge
 from stages.fit.config import FitConfig
-from stages.fit.data import Budget, ClipLoader, FeatureStore, clip_spans
 from stages.fit.labels import Labels, read_labels
+from stages.fit.loader import Budget, ClipLoader
 from stages.fit.metrics import Metrics, measure
 from stages.fit.protocol import PARTS, split_groups
 from stages.fit.run_folder import (
@@ -35,6 +35,7 @@ from stages.fit.run_folder import (
     save_model,
     write_json,
 )
+from stages.fit.spans import FeatureStore, clip_spans
 from stages.fit.trainer import (
     LabelScale,
     Progress,

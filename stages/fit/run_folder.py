@@ -20,7 +20,8 @@ from safetensors.torch import load_file, save_file
 import store
 from stages.fit import models
 from stages.fit.config import FitConfig, validate
-from stages.fit.data import Budget, ClipLoader, ClipSpan, FeatureStore, clip_spans
+from stages.fit.loader import Budget, ClipLoader
+from stages.fit.spans import ClipSpan, FeatureStore, clip_spans
 from stages.fit.trainer import LabelScale, predict
 from store.errors import FacepipeError, StoreMismatchError
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.fit.config import TrainConfig
-from stages.fit.data import ClipLoader
+from stages.fit.loader import ClipLoader
 from stages.fit.losses import total_loss
 from stages.fit.metrics import spearman
 from stages.fit.models import TemporalModel
@@ -219,7 +219,9 @@ def _epoch(
         group["lr"] = learning_rate(config, epoch)
     model.train()
     total, count = 0.0, 0
-    for batch in clips.batches(config.batch_size, shuffle=True, seed=seed, epoch=epoch):
+    for batch in clips.batches(
+        config.batch_size, shuffle=True, seed=seed, epoch=epoch, bucket=config.bucket
+    ):
         optimiser.zero_grad()
         p = model(batch.appearance, batch.landmark, batch.mask, batch.timestamp).score  # (B,)
         loss = total_loss(p, batch.score, config.alpha, config.delta, config.loss)

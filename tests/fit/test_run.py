@@ -13,12 +13,13 @@ import pytest
 import store
 from stages.fit.baselines import time_average
 from stages.fit.config import FitConfig, apply_overrides
-from stages.fit.data import ClipLoader, clip_spans
 from stages.fit.labels import LabelError
+from stages.fit.loader import ClipLoader
 from stages.fit.metrics import measure
 from stages.fit.models import ModelError
 from stages.fit.protocol import SplitError
 from stages.fit.run import FitResult, RunError, fit, load_run, newest_run
+from stages.fit.spans import clip_spans
 from store.errors import StoreMismatchError
 from tests.fit.fit_clips import make_store, write_labels
 
@@ -104,6 +105,17 @@ def test_the_same_seed_gives_the_same_run(fitted, made: Made, tmp_path: Path) ->
     fit(*made, tmp_path / "again", CONFIG)
     for name in FILES - {"provenance.json"}:
         assert (tmp_path / "again" / name).read_bytes() == (
+            fitted[0].run_dir / name
+        ).read_bytes(), name
+
+
+@pytest.mark.parametrize("budget", [0, 200_000])
+def test_the_budget_does_not_change_the_run(  # type: ignore[no-untyped-def]
+    fitted, made: Made, tmp_path: Path, budget: int
+) -> None:
+    fit(*made, tmp_path / "small", apply_overrides(CONFIG, [f"budget={budget}"]))
+    for name in FILES - {"provenance.json", "config.json"}:
+        assert (tmp_path / "small" / name).read_bytes() == (
             fitted[0].run_dir / name
         ).read_bytes(), name
 

@@ -10,7 +10,8 @@ import torch
 import store
 from stages.fit import models
 from stages.fit.config import TrainConfig
-from stages.fit.data import ClipLoader, clip_spans
+from stages.fit.loader import ClipLoader
+from stages.fit.spans import clip_spans
 from stages.fit.trainer import (
     Average,
     EpochChoice,

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import store
-from stages.fit.data import ClipLoader, clip_spans
+from stages.fit.loader import ClipLoader
+from stages.fit.spans import clip_spans
 from store import ClipExistsError, ClipNotFoundError, Status, StoreMismatchError
 from tests.store.store_clips import PROVENANCE, TINY, no_face, record, rows, same, stored
 

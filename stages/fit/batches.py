@@ -1,0 +1,178 @@
+"""Clips in memory: cut or resampled to what a model reads, chosen for a batch, and padded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Sized
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from stages.fit.landmarks import LandmarkMode, normalise_landmarks
+
+
+@dataclass(frozen=True)
+class ClipData:
+    """One clip in memory: n frames.
+
+    ``appearance`` (n, Da) in the store's dtype (float16 halves the memory), ``landmark`` (n, 136)
+    float32 normalised (float16 would be as coarse as a tracker's jitter), ``valid`` (n,) bool,
+    ``timestamp`` (n,) float64 s. Features of frames that are not valid are 0.
+    """
+
+    clip: str
+    appearance: npt.NDArray[np.floating]
+    landmark: npt.NDArray[np.float32]
+    valid: npt.NDArray[np.bool_]
+    timestamp: npt.NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.valid)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the four arrays."""
+        arrays = (self.appearance, self.landmark, self.valid, self.timestamp)
+        return sum(array.nbytes for array in arrays)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B clips padded to the longest, T frames.
+
+    Attributes
+    ----------
+    appearance : (B, T, Da) float32
+    landmark : (B, T, 136) float32
+    mask : (B, T) bool
+        False for padding and frames without a face; the features are 0 there.
+    timestamp : (B, T) float64 seconds, 0 in the padding
+    score : (B,) float32, NaN for a clip without label
+    clips : clip ids
+    """
+
+    appearance: Tensor
+    landmark: Tensor
+    mask: Tensor
+    timestamp: Tensor
+    score: Tensor
+    clips: tuple[str, ...]
+
+
+def prepare(
+    clip: str,
+    appearance: npt.NDArray[np.floating],
+    landmark: npt.NDArray[np.float32],
+    valid: npt.NDArray[np.bool_],
+    timestamp: npt.NDArray[np.float64],
+    *,
+    landmarks: LandmarkMode = "clip",
+    fps: float | None = None,
+    max_frames: int | None = None,
+) -> ClipData:
+    """Turn the rows of a clip, as stored, into what a model reads.
+
+    Parameters
+    ----------
+    clip : str
+        Its id.
+    appearance, landmark, valid, timestamp
+        (n, Da), (n, 136), (n,) and (n,): the arrays of those names in a store.
+    landmarks : "clip", "frame" or "none"
+        See normalise_landmarks; over the whole clip, whatever is cut off afterwards.
+    fps : float, optional
+        Common frame rate, see resample_indices; left out, frames are taken as they are.
+    max_frames : int, optional
+        Longer clips are cut to this many frames around their middle.
+
+    Returns
+    -------
+    ClipData
+        With copies, never views: a view would keep the block alive that it was read with.
+    """
+    index: Any = slice(None) if fps is None else resample_indices(timestamp, fps)
+    frames = len(valid) if fps is None else len(index)
+    if max_frames is not None and frames > max_frames:
+        first = (frames - max_frames) // 2
+        middle = slice(first, first + max_frames)
+        index = middle if fps is None else index[middle]
+    points = normalise_landmarks(landmark, valid, landmarks)
+    kept = np.array(valid[index])
+    features = np.array(appearance[index])
+    features[~kept] = 0
+    return ClipData(clip, features, np.array(points[index]), kept, np.array(timestamp[index]))
+
+
+def resample_indices(timestamp: npt.NDArray[np.float64], fps: float) -> npt.NDArray[np.intp]:
+    """Index of the frame nearest to each tick of a clock of ``fps``, from the first frame on.
+
+    (n,) seconds, increasing -> (m,) indices; frames repeat where the clip is slower than ``fps``.
+    """
+    ticks = timestamp[0] + np.arange(int((timestamp[-1] - timestamp[0]) * fps + 1e-6) + 1) / fps
+    right = np.clip(np.searchsorted(timestamp, ticks), 1, max(len(timestamp) - 1, 1))
+    right = np.minimum(right, len(timestamp) - 1)
+    left = np.maximum(right - 1, 0)
+    nearer_left = ticks - timestamp[left] <= timestamp[right] - ticks
+    index: npt.NDArray[np.intp] = np.where(nearer_left, left, right).astype(np.intp)
+    return index
+
+
+def draw(
+    clips: Sequence[Sized], batch_size: int, bucket: int, rng: np.random.Generator
+) -> list[int]:
+    """Choose clips of like length for one batch: little padding, and still chance.
+
+    ``bucket`` batches' worth of clips are drawn at random, sorted by length and cut into batches;
+    one of these is chosen at random, the others go back. Long clips and short ones are therefore as
+    likely to come early as any. Drawing until none is left gives whole batches and, last, the rest.
+
+    Parameters
+    ----------
+    clips : sequence of n
+        What there is to choose from, at least one; their ``len`` is their frames.
+    batch_size, bucket : int
+    rng : Generator
+
+    Returns
+    -------
+    list of int
+        Places in ``clips``, min(n, batch_size) of them, in random order.
+    """
+    size = min(len(clips), bucket * batch_size)
+    pool = rng.choice(len(clips), size, replace=False)
+    lengths = [len(clips[place]) for place in pool]
+    pool = pool[np.argsort(lengths, kind="stable")]
+    over = size % batch_size if size > batch_size else 0
+    first = batch_size * int(rng.integers(max(size // batch_size, 1)))
+    first += int(rng.integers(over + 1))  # the rest is left out at either end
+    chosen: list[int] = rng.permutation(pool[first : first + batch_size]).tolist()
+    return chosen
+
+
+def collate(clips: Sequence[ClipData], scores: Mapping[str, float]) -> Batch:
+    """Pad clips to one batch, see Batch.
+
+    Here float16 becomes float32, on the way into the batch: one pass over the memory, and Torch's
+    cast is vectorised. For 16 clips of 300 frames that took 0.6 ms on one core, NumPy's assignment
+    2.6 ms, padding in float16 and casting at the model's door 1.2 ms.
+    """
+    b, t = len(clips), max(len(c) for c in clips)
+
+    def padded(arrays: Sequence[npt.NDArray[Any]], dtype: torch.dtype) -> Tensor:
+        out = torch.empty((b, t, *arrays[0].shape[1:]), dtype=dtype)
+        for row, array in zip(out, arrays, strict=True):
+            row[: len(array)].copy_(torch.from_numpy(array))
+            row[len(array) :].zero_()
+        return out
+
+    return Batch(
+        padded([c.appearance for c in clips], torch.float32),
+        padded([c.landmark for c in clips], torch.float32),
+        padded([c.valid for c in clips], torch.bool),
+        padded([c.timestamp for c in clips], torch.float64),
+        torch.tensor([scores.get(c.clip, np.nan) for c in clips], dtype=torch.float32),
+        tuple(c.clip for c in clips),
+    )

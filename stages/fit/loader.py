@@ -1,0 +1,246 @@
+"""Clips of a store as padded batches, read through Dask in blocks ahead of the model."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import Any
+
+import dask
+import numpy as np
+import torch
+
+from stages.fit.batches import Batch, ClipData, collate, draw, prepare
+from stages.fit.landmarks import LandmarkMode
+from stages.fit.models import StreamStatistics
+from stages.fit.spans import ClipSpan, FeatureStore, Stream, group_blocks
+from store.schema import SHARD_ROWS
+
+DEFAULT_BUDGET = 2 * 1024**3
+# A quarter of a shard reads as many rows a second as a whole one, and for the same memory four
+# times as many places of the store are mixed.
+BLOCK_ROWS = SHARD_ROWS // 4
+HELD_BLOCKS = 8
+BLOCKS_AHEAD = 2
+
+
+class Budget:
+    """Bytes that loaders may keep in memory, all that share this object together."""
+
+    def __init__(self, left: int = DEFAULT_BUDGET) -> None:
+        self.left = left
+        self._lock = threading.Lock()
+
+    def take(self, size: int) -> bool:
+        """Take ``size`` bytes if there are so many."""
+        with self._lock:
+            if size > self.left:
+                return False
+            self.left -= size
+            return True
+
+    def give_back(self, size: int) -> None:
+        """Return bytes that were taken."""
+        with self._lock:
+            self.left += size
+
+
+class ClipLoader:
+    """Padded batches of chosen clips of a store.
+
+    Clips are grouped, in row order, into blocks; a block is one Dask computation, done in a thread
+    while the caller works on the blocks before it. Blocks stay in memory while they fit ``budget``
+    and are read again in every epoch beyond it. On top of the budget come the blocks at work, at
+    most HELD_BLOCKS + BLOCKS_AHEAD + 2 of them, about 300 MB with float16 features, however large
+    the store is. What is given, and in which order, depends on neither budget nor timing.
+
+    Parameters
+    ----------
+    source : FeatureStore
+    clips : sequence of ClipSpan
+        Which clips, in any order.
+    scores : mapping of clip id to float
+        Labels; NaN in the batch for clips that have none.
+    stream : "appearance" or "embedding"
+        The store's array that the appearance stream reads.
+    landmarks : "clip", "frame" or "none"
+        See normalise_landmarks.
+    fps : float, optional
+        Common frame rate; left out, frames are taken as they are.
+    max_frames : int, optional
+        Longer clips are cut to this many frames around their middle.
+    budget : Budget, optional
+        Bytes that may stay in memory; left out, DEFAULT_BUDGET for this loader.
+    block_rows : int
+        Rows that a block spans at most, unless one clip has more.
+    """
+
+    def __init__(
+        self,
+        source: FeatureStore,
+        clips: Sequence[ClipSpan],
+        scores: Mapping[str, float] | None = None,
+        *,
+        stream: Stream = "appearance",
+        landmarks: LandmarkMode = "clip",
+        fps: float | None = None,
+        max_frames: int | None = None,
+        budget: Budget | None = None,
+        block_rows: int = BLOCK_ROWS,
+    ) -> None:
+        self.clips = sorted(clips, key=lambda c: c.start)
+        self.scores = dict(scores or {})
+        self.blocks = group_blocks(self.clips, block_rows)
+        self._arrays = [source.dask(n) for n in (stream, "landmark", "valid", "timestamp")]
+        self._landmarks: LandmarkMode = landmarks
+        self._fps = fps
+        self._max_frames = max_frames
+        self._kept: dict[int, list[ClipData]] = {}
+        self._budget = budget or Budget()
+        self._taken = 0
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def _read(self, block: int) -> list[ClipData]:
+        """Read one block, or take it from memory."""
+        if block in self._kept:
+            return self._kept[block]
+        spans = self.blocks[block]
+        low = spans[0].start
+        high = max(s.start + s.frames for s in spans)
+        # In the loader's own thread: more of them beside the model's took up to twice the CPU time
+        # for the same rows, and Zarr fetches the chunks of an array concurrently anyway.
+        arrays = dask.compute(*(a[low:high] for a in self._arrays), scheduler="synchronous")
+        clips = []
+        for span in spans:
+            rows = slice(span.start - low, span.start - low + span.frames)
+            clips.append(
+                prepare(
+                    span.clip,
+                    *(a[rows] for a in arrays),
+                    landmarks=self._landmarks,
+                    fps=self._fps,
+                    max_frames=self._max_frames,
+                )
+            )
+        size = sum(c.nbytes for c in clips)
+        if self._budget.take(size):
+            self._taken += size
+            self._kept[block] = clips
+        return clips
+
+    def release(self) -> None:
+        """Forget what is in memory and give its bytes back; reading goes on as before."""
+        self._kept.clear()
+        self._budget.give_back(self._taken)
+        self._taken = 0
+
+    def _stream(self, order: Sequence[int]) -> Iterator[list[ClipData]]:
+        """Blocks in the order given, the next ones read while the caller works on this one."""
+        ahead = ThreadPoolExecutor(max_workers=1, thread_name_prefix="facepipe-loader")
+        waiting: deque[Future[list[ClipData]]] = deque()
+        try:
+            for block in order:
+                waiting.append(ahead.submit(self._read, block))
+                if len(waiting) > BLOCKS_AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            ahead.shutdown(cancel_futures=True)
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        epoch: int = 0,
+        bucket: int = 4,
+    ) -> Iterator[Batch]:
+        """Every clip once, in padded batches; the last one may be smaller.
+
+        Shuffled, the blocks come in random order, several are held, and a batch is drawn from all
+        clips held (see draw); the same for the same (seed, epoch). Otherwise in row order.
+
+        Parameters
+        ----------
+        batch_size : int
+            Clips.
+        shuffle : bool
+        seed, epoch : int
+            The order's; read only if shuffled.
+        bucket : int
+            Batches' worth of clips from which a batch of like lengths is taken; 1: any lengths.
+        """
+        chosen = self._shuffled(batch_size, seed, epoch, bucket)
+        for clips in chosen if shuffle else self._in_order(batch_size):
+            yield collate(clips, self.scores)
+
+    def _shuffled(
+        self, batch_size: int, seed: int, epoch: int, bucket: int
+    ) -> Iterator[list[ClipData]]:
+        """Clips of one batch after the other.
+
+        After every block one in HELD_BLOCKS of the clips held is given out, so about HELD_BLOCKS of
+        them are held once it runs, and the model need not wait for so many at the start.
+        """
+        rng = np.random.default_rng((seed, epoch))
+        order = rng.permutation(len(self.blocks)).tolist()
+        held: list[ClipData] = []
+        for count, clips in enumerate(self._stream(order), start=1):
+            held += clips
+            due = len(held) if count == len(order) else len(held) // HELD_BLOCKS
+            # Before the end only whole batches.
+            while held and (due >= batch_size or count == len(order)):
+                places = draw(held, batch_size, bucket, rng)
+                chosen = [held[place] for place in places]
+                for place in sorted(places, reverse=True):  # the last one takes the free place
+                    held[place] = held[-1]
+                    held.pop()
+                due -= len(chosen)
+                yield chosen
+
+    def _in_order(self, batch_size: int) -> Iterator[list[ClipData]]:
+        clips = self.iter_clips()
+        while batch := list(islice(clips, batch_size)):
+            yield batch
+
+    def iter_clips(self) -> Iterator[ClipData]:
+        """Every clip once, in row order."""
+        for clips in self._stream(range(len(self.blocks))):
+            yield from clips
+
+    def longest(self) -> int:
+        """Frames of the longest clip as it would be batched; reads times only if resampling."""
+        if self._fps is not None:
+            longest = max(len(c) for c in self.iter_clips())
+        else:
+            longest = max(c.frames for c in self.clips)
+        return longest if self._max_frames is None else min(longest, self._max_frames)
+
+    def statistics(self) -> StreamStatistics:
+        """Mean and deviations of every channel over the valid frames of all clips."""
+        count = 0
+        sums: list[Any] = [0.0] * 6
+        for clip in self.iter_clips():
+            n = int(clip.valid.sum())
+            count += n
+            for k, x in enumerate((clip.appearance, clip.landmark)):
+                x64 = x[clip.valid].astype(np.float64)
+                sums[3 * k] = sums[3 * k] + x64.sum(axis=0)
+                sums[3 * k + 1] = sums[3 * k + 1] + (x64**2).sum(axis=0)
+                sums[3 * k + 2] = sums[3 * k + 2] + ((x64 - x64.mean(axis=0)) ** 2).sum(axis=0)
+        result = []
+        for k in range(2):
+            mean = sums[3 * k] / count
+            sd = np.sqrt(np.maximum(sums[3 * k + 1] / count - mean**2, 0))
+            within = np.sqrt(sums[3 * k + 2] / count)
+            sd[sd < 1e-6] = 1.0
+            within[within < 1e-6] = 1.0
+            result += [torch.from_numpy(v.astype(np.float32)) for v in (mean, sd, within)]
+        return StreamStatistics(*result)
