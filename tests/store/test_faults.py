@@ -164,7 +164,7 @@ def test_full_disk_that_stays_full_keeps_the_journal(base, tmp_path, monkeypatch
 
     with monkeypatch.context() as patch:
         w = store.Writer(path, clips.PROVENANCE, layout=clips.TINY)
-        w.append(clips.record("d", NEW), NEW)
+        w.append(clips.record("d", OLD), OLD)
         patch.setattr(durable, "write_file", refuse)
         with pytest.raises(store.StoreWriteError):
             w.close()
@@ -175,7 +175,7 @@ def test_full_disk_that_stays_full_keeps_the_journal(base, tmp_path, monkeypatch
             store.Writer(path, clips.PROVENANCE)
     with store.Writer(path, clips.PROVENANCE) as w:
         assert [r.clip for r in w.records()] == ["a", "b", "c", "d"]
-    assert clips.same(store.open(path).clip("d"), clips.stored(NEW))
+    assert clips.same(store.open(path).clip("d"), clips.stored(OLD))
 
 
 def test_sqlite_itself_runs_out_of_room(tmp_path):
@@ -211,7 +211,7 @@ def test_arrays_past_the_last_commit_are_a_note_and_then_cut(base, tmp_path, mon
     path = tmp_path / "a.store"
     shutil.copytree(base, path)
     w = store.Writer(path, clips.PROVENANCE, layout=clips.TINY)
-    w.append(clips.record("d", NEW), NEW)
+    w.append(clips.record("d", OLD), OLD)
     monkeypatch.setattr(Index, "_commit", lambda self: (_ for _ in ()).throw(Killed()))
     with pytest.raises(Killed):
         w.flush()
@@ -224,4 +224,4 @@ def test_arrays_past_the_last_commit_are_a_note_and_then_cut(base, tmp_path, mon
     w = store.Writer(path, clips.PROVENANCE, layout=clips.TINY)
     assert set(w._arrays.lengths().values()) == {15}
     w.close()
-    assert store.open(path).n_rows == 24
+    assert store.open(path).n_rows == 20
