@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import dask
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stages.fit.landmarks import LandmarkMode, normalise_landmarks
 from stages.fit.models import StreamStatistics
-from store.schema import LANDMARK_DIM, SHARD_ROWS, ClipRecord, Status
+from store.schema import LANDMARK_DIM, SHARD_ROWS, Status
 
 Stream = Literal["appearance", "embedding"]
 DEFAULT_BUDGET = 2 * 1024**3
@@ -29,8 +29,16 @@ class FeatureStore(Protocol):
         """Pack, recipe and versions of the extraction."""
         ...
 
-    def records(self, status: Status | Iterable[Status] | None = None) -> Iterator[ClipRecord]:
-        """Every record of the index."""
+    def iter_rows(
+        self,
+        columns: Sequence[str],
+        status: Status | Iterable[Status] | None = None,
+        *,
+        subset: Iterable[str] | None = None,
+        where: str | None = None,
+        by_start: bool = False,
+    ) -> Iterator[tuple[Any, ...]]:
+        """Columns of the index, cheaply."""
         ...
 
     def dask(self, name: str) -> Any:
@@ -38,8 +46,7 @@ class FeatureStore(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class ClipSpan:
+class ClipSpan(NamedTuple):
     """Where the rows of one clip lie: ``frames`` rows from row ``start``."""
 
     clip: str
@@ -50,12 +57,13 @@ class ClipSpan:
 
 def clip_spans(source: FeatureStore) -> dict[str, ClipSpan]:
     """Clips that can be scored (main track, at least one frame with a face), in row order."""
-    spans = [
-        ClipSpan(r.clip, r.start, r.frames, r.valid_frames)
-        for r in source.records()
-        if r.status.has_rows and r.track == 0 and r.valid_frames > 0 and r.start is not None
-    ]
-    return {span.clip: span for span in sorted(spans, key=lambda s: s.start)}
+    rows = source.iter_rows(
+        ClipSpan._fields,
+        [status for status in Status if status.has_rows],
+        where="track = 0 AND valid_frames > 0",
+        by_start=True,
+    )
+    return {row[0]: ClipSpan(*row) for row in rows}
 
 
 @dataclass(frozen=True)
