@@ -17,12 +17,9 @@ from __future__ import annotations
 
 import argparse
 import collections
-import importlib.metadata
 import importlib.util
-import json
 import multiprocessing
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -32,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from machine import machine, tell
 
 import store
 from stages.extract import packs
@@ -40,6 +38,7 @@ from stages.extract.inputs import Source, find_clips
 from stages.extract.run import ExtractOptions, extract
 
 WORKERS = 2
+VERSIONS = ("facepipe", "insightface", "onnxruntime", "openvino", "opencv-python", "numpy")
 FLOORS = {
     "ort_over_loop": 4.0,
     "openvino_over_loop": 7.0,
@@ -210,25 +209,6 @@ def quality(sparse: Path, dense: Path) -> dict[str, float]:
     }
 
 
-def machine() -> dict[str, Any]:
-    """Name what the figures depend on."""
-    cpu = next(
-        (
-            line.split(":", 1)[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.processor(),
-    )
-    versions = {}
-    for name in ("facepipe", "insightface", "onnxruntime", "openvino", "opencv-python", "numpy"):
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "versions": versions}
-
-
 def main() -> int:
     """Run it all, print a table and the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
@@ -277,8 +257,7 @@ def main() -> int:
         print(f"{name:28s} {value:9.4f}{mark}")
     told = {
         "benchmark": "extract",
-        "date": time.strftime("%Y-%m-%d"),
-        **machine(),
+        **machine(VERSIONS),
         "clips": len(clips),
         "frames": frames,
         "workers": WORKERS,
@@ -287,10 +266,7 @@ def main() -> int:
         "figures": {name: round(value, 5) for name, value in figures.items()},
         "short_of": short,
     }
-    if given.out:
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        given.out.write_text(json.dumps(told, indent=1) + "\n")
-    print(json.dumps(told))
+    tell(told, given.out)
     return 1 if short else 0
 
 
