@@ -33,7 +33,9 @@ def source(request, path):
 def test_a_condition_in_sql(source):
     assert names(source.records(where="frames > 2 AND fps <= 50")) == [("day1/3", 0), ("day1/5", 0)]
     assert names(source.records(Status.OK, where="track = 1")) == [("day1/5", 1)]
-    assert names(source.records(where="clip LIKE 'b%' OR start IS NULL -- a remark")) == [("bad", 0)]
+    assert names(source.records(where="clip LIKE 'b%' OR start IS NULL -- a remark")) == [
+        ("bad", 0)
+    ]
     assert names(source.records(where="json_extract(details, '$.seed') = 2")) == []
     assert list(source.index(where="fps = 70")["clip"]) == ["day1/7"]
 
