@@ -9,7 +9,7 @@ STAMP := .venv/.installed
 # One thread a process: workers are one a core, and the nets are small.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test test-gpu lint bench clean
+.PHONY: setup demo test test-gpu lint bench bench-store clean
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -37,6 +37,9 @@ lint: setup
 
 bench: setup
 	$(BIN)/python benchmarks/extract.py
+
+bench-store: setup
+	$(BIN)/python benchmarks/storage.py
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .coverage*

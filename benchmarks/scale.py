@@ -4,7 +4,7 @@
 
 ``make`` builds FOLDER/x.store, whose index is whole and whose arrays have their full length; only
 the shards that ``block`` reads are written, from the rows of --rows. ``resume`` lists empty files
-in FOLDER/videos against it. Each prints one line of JSON; benchmarks/store.py collects them.
+in FOLDER/videos against it. Each prints one line of JSON; benchmarks/storage.py collects them.
 """
 
 from __future__ import annotations

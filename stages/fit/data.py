@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -63,7 +64,13 @@ def clip_spans(source: FeatureStore) -> dict[str, ClipSpan]:
         where="track = 0 AND valid_frames > 0",
         by_start=True,
     )
-    return {row[0]: ClipSpan(*row) for row in rows}
+    collecting = gc.isenabled()
+    gc.disable()  # it would look through a growing million of tuples again and again
+    try:
+        return {row[0]: ClipSpan(*row) for row in rows}
+    finally:
+        if collecting:
+            gc.enable()
 
 
 @dataclass(frozen=True)
