@@ -45,5 +45,8 @@ bench-extract: setup
 bench-load: setup
 	$(BIN)/python benchmarks/load.py --out $(RESULT)
 
+bench-store: setup
+	$(BIN)/python benchmarks/storage.py --out $(RESULT)
+
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .coverage*

@@ -19,12 +19,9 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
-import importlib.metadata
 import importlib.util
-import json
 import multiprocessing
 import os
-import platform
 import shutil
 import statistics
 import sys
@@ -35,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from machine import machine, tell
 
 import store
 from stages.extract import packs
@@ -45,6 +43,7 @@ from stages.extract.sessions import resolve_device
 
 WORKERS = 2
 NETS = ("detector", "landmark", "recognition")
+VERSIONS = ("facepipe", "insightface", "onnxruntime", "openvino", "opencv-python", "numpy")
 FLOORS = {
     "ort_over_loop": 4.0,
     "openvino_over_loop": 7.0,
@@ -271,25 +270,6 @@ def quality(sparse: Path, dense: Path) -> dict[str, float]:
     }
 
 
-def machine() -> dict[str, Any]:
-    """Name what the figures depend on."""
-    cpu = next(
-        (
-            line.split(":", 1)[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.processor(),
-    )
-    versions = {}
-    for name in ("facepipe", "insightface", "onnxruntime", "openvino", "opencv-python", "numpy"):
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "versions": versions}
-
-
 def main() -> int:
     """Run it all, print a table and the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
@@ -356,8 +336,7 @@ def main() -> int:
         print(f"{name:28s} {value:9.4f}{mark}")
     told = {
         "benchmark": "extract",
-        "date": time.strftime("%Y-%m-%d"),
-        **machine(),
+        **machine(VERSIONS),
         "clips": len(clips),
         "frames": frames,
         "workers": WORKERS,
@@ -366,10 +345,7 @@ def main() -> int:
         "figures": {name: round(value, 5) for name, value in figures.items()},
         "short_of": short,
     }
-    if given.out:
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        given.out.write_text(json.dumps(told, indent=1) + "\n")
-    print(json.dumps(told))
+    tell(told, given.out)
     return 1 if short else 0
 
 

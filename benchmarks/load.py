@@ -22,10 +22,7 @@ from __future__ import annotations
 
 import argparse
 import collections
-import importlib.metadata
-import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -36,6 +33,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from machine import machine, tell
 from torch.utils.data import DataLoader, Dataset
 
 import store
@@ -217,25 +215,6 @@ def seconds_to_read(batches: Iterator[Batch]) -> float:
     return time.perf_counter() - begin
 
 
-def machine() -> dict[str, Any]:
-    """Name what the figures depend on."""
-    cpu = next(
-        (
-            line.split(":", 1)[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.processor(),
-    )
-    return {
-        "cpu": cpu,
-        "cores": len(os.sched_getaffinity(0)),
-        "torch_threads": torch.get_num_threads(),
-        "load_before": round(os.getloadavg()[0], 2),
-        "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
-    }
-
-
 def measure(folder: Path, clips: int, repeats: int) -> dict[str, Any]:
     """Run everything; return seconds by way and what was found beside them."""
     begin = time.perf_counter()
@@ -299,7 +278,11 @@ def main() -> int:
     )
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    about = machine()
+    about = {
+        **machine(VERSIONS),
+        "torch_threads": torch.get_num_threads(),
+        "load_before": round(os.getloadavg()[0], 2),
+    }
     with tempfile.TemporaryDirectory(dir=given.scratch, prefix="facepipe-load-") as scratch:
         found = measure(Path(scratch), given.clips, given.repeats)
     seconds = found.pop("seconds")
@@ -320,7 +303,6 @@ def main() -> int:
         print(f"{name:34s} {value:9.3f}{mark}")
     told = {
         "benchmark": "load",
-        "date": time.strftime("%Y-%m-%d"),
         **about,
         "clips": given.clips,
         **found,
@@ -331,10 +313,7 @@ def main() -> int:
         "figures": {name: round(value, 4) for name, value in figures.items()},
         "short_of": short,
     }
-    if given.out:
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        given.out.write_text(json.dumps(told, indent=1) + "\n")
-    print(json.dumps(told))
+    tell(told, given.out)
     return 1 if short else 0
 
 

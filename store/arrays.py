@@ -27,6 +27,8 @@ AnyArray = npt.NDArray[np.generic]
 
 # Chunks of nothing but NaN are written too: a chunk that is missing is damage, never "no face".
 _WRITE_ALL = {"array.write_empty_chunks": True}
+# Hand the chunks of a shard to the codecs together: one by one costs more than their compression.
+_BATCHES = {"codec_pipeline.batch_size": 64}
 
 
 class MissingChunkError(RuntimeError):
@@ -137,7 +139,8 @@ class Arrays:
         def one(name: str) -> None:
             self._arrays[name][start : start + len(data[name])] = data[name]
 
-        _at_once(one, data)
+        with zarr.config.set(_BATCHES):
+            _at_once(one, data)
 
     def sync(self) -> None:
         """Make what was written durable."""

@@ -18,11 +18,12 @@ from store.arrays import AnyArray, Arrays
 from store.compact import Run, split
 from store.durable import reporting
 from store.errors import StoreError
-from store.index import PAGE, Index
+from store.index import Index
 from store.layout import Layout, Paths
 from store.opening import open_index
 from store.scan import scan
 from store.schema import ClipRecord
+from store.select import PAGE
 from store.several import Stores
 
 

@@ -23,6 +23,7 @@ from store.index import Index
 from store.layout import Paths
 from store.opening import Place, check_path, locate, open_index
 from store.schema import ArraySpec, ClipRecord, Status, array_specs
+from store.select import Choice, select, table
 
 if TYPE_CHECKING:
     import dask.array
@@ -85,18 +86,68 @@ class Store:
         with self._readable():
             return self._index.count()
 
-    def records(self, status: Status | Iterable[Status] | None = None) -> Iterator[ClipRecord]:
-        """Yield the records of one status, several, or all, ordered by clip and track."""
-        statuses = [status] if isinstance(status, Status) else status
+    def records(
+        self,
+        status: Status | Iterable[Status] | None = None,
+        *,
+        subset: Iterable[str] | None = None,
+        where: str | None = None,
+    ) -> Iterator[ClipRecord]:
+        """Yield the records of one status, several, or all, ordered by clip and track.
+
+        Parameters
+        ----------
+        status : Status or iterable of Status, optional
+            Which statuses.
+        subset : iterable of str, optional
+            Which clips; ids that the store does not hold are passed over.
+        where : str, optional
+            A condition in SQLite's SQL over the columns of ClipRecord, which can only read:
+            ``"valid_frames > 0.9 * frames AND clip LIKE 'day1/%'"``.
+
+        Raises
+        ------
+        StoreError
+            The condition does not work; says why.
+        """
+        rows = self.iter_rows(records.COLUMNS, status, subset=subset, where=where)
+        yield from map(records.from_columns, rows)
+
+    def iter_rows(
+        self,
+        columns: Sequence[str],
+        status: Status | Iterable[Status] | None = None,
+        *,
+        subset: Iterable[str] | None = None,
+        where: str | None = None,
+        by_start: bool = False,
+    ) -> Iterator[tuple[Any, ...]]:
+        """Yield columns of the index as tuples of plain values, ten times as fast as `records`.
+
+        Parameters
+        ----------
+        columns : sequence of str
+            Names of fields of ClipRecord; ``details`` is JSON text.
+        status, subset, where
+            As for `records`.
+        by_start : bool
+            Only records that own rows, in the order of these.
+
+        Raises
+        ------
+        StoreError
+            There is no such column; the condition does not work.
+        """
+        choice = Choice.of(status, subset, where)
         moved = self.place().moved
         with self._readable():
-            yield from self._index.clips(statuses, moved=moved)
+            yield from select(
+                self._index.connection, columns, choice, moved=moved, by_start=by_start
+            )
 
     def records_by_start(self) -> Iterator[ClipRecord]:
         """Yield the records that own rows, in the order of their rows."""
-        moved = self.place().moved
-        with self._readable():
-            yield from self._index.clips_by_start(moved=moved)
+        yield from map(records.from_columns, self.iter_rows(records.COLUMNS, by_start=True))
 
     def record(self, clip: str, track: int = 0) -> ClipRecord:
         """Return one record.
@@ -108,9 +159,15 @@ class Store:
         """
         return self._patiently(lambda: self._find(clip, track))[1]
 
-    def index(self) -> pd.DataFrame:
-        """Return all records as a table, one column a field of ClipRecord."""
-        return records.table(self.records())
+    def index(
+        self,
+        status: Status | Iterable[Status] | None = None,
+        *,
+        subset: Iterable[str] | None = None,
+        where: str | None = None,
+    ) -> pd.DataFrame:
+        """Return all records, or chosen ones as by `records`, as a table: a column a field."""
+        return table(self.iter_rows(records.COLUMNS, status, subset=subset, where=where))
 
     # -- rows ----------------------------------------------------------------------------------
 

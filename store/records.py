@@ -3,35 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from store.errors import StoreError, StoreFormatError
 from store.schema import ClipRecord, Status
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 COLUMNS = tuple(f.name for f in fields(ClipRecord))
 _INTEGERS = {
     "track", "frames", "valid_frames", "claimed_frames", "width", "height", "rotation",
     "size_bytes", "mtime_ns", "start", "session",
 }  # fmt: skip
+NULLABLE_INTEGERS = ("claimed_frames", "width", "height", "start")
 _REALS = {"fps", "duration_s"}
-
-
-def table(found: Iterable[ClipRecord]) -> pd.DataFrame:
-    """Return records as a table, one column a field of ClipRecord."""
-    import pandas as pd
-
-    made = pd.DataFrame.from_records(
-        ([getattr(record, name) for name in COLUMNS] for record in found), columns=list(COLUMNS)
-    )
-    made["status"] = made["status"].map(str)
-    return made
 
 
 def to_columns(record: ClipRecord) -> list[int | float | str | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,10 +45,10 @@ def prepare(record: ClipRecord, rows: ClipRows, feature_dtype: str) -> Rows:
         values = np.asarray(given[spec.name])
         with np.errstate(over="ignore"):
             cast = np.ascontiguousarray(values, dtype=spec.dtype)
-        if spec.masked:
-            _check_overflow(record, spec, values, cast)
         faces = valid if spec.name not in absent(record) else np.zeros_like(valid)
         found = violations(spec, cast, faces, size=frame_size(record))
+        if found and spec.masked:
+            _check_overflow(record, spec, values, cast)
         if found:
             raise StoreError(f"clip {record.clip!r}, {spec.name}: {found[0]}")
         if spec.masked and not faces.all():
@@ -100,21 +101,33 @@ def violations(
         return []
     if spec.name == "timestamp":
         return _time_violations(values.astype(np.float64, copy=False), first, after)
-    floats = values.astype(np.float32, copy=False) if spec.dtype != "float16" else values
-    flat = floats.reshape(len(floats), -1)
-    finite = np.isfinite(flat)
+    flat = values.reshape(len(values), -1)
+    low, high, infinity = _magnitudes(flat)
+    finite = high < infinity
     found = []
-    bad = np.flatnonzero(valid & ~finite.all(1))
+    bad = np.flatnonzero(valid & ~finite)
     if len(bad):
         found.append(f"expected finite values where valid, got others in {_frames(bad + first)}")
-    bad = np.flatnonzero(~valid & ~np.isnan(flat).all(1)) if not valid.all() else bad[:0]
+    bad = np.flatnonzero(~valid & (low <= infinity))
     if len(bad):
         found.append(f"expected NaN where not valid, got values in {_frames(bad + first)}")
-    good = valid & finite.all(1)
-    bad = np.flatnonzero(good & ~_in_range(spec.name, flat, size))
+    bad = np.flatnonzero(valid & finite & ~_in_range(spec.name, flat, size))
     if len(bad):
         found.append(f"expected {_RANGES[spec.name]}, got others in {_frames(bad + first)}")
     return found
+
+
+def _magnitudes(flat: AnyArray) -> tuple[npt.NDArray[Any], npt.NDArray[Any], int]:
+    """Return each row's smallest and largest bits without sign, and those of infinity.
+
+    (n, channels) float -> (n,), (n,) unsigned. IEEE floats order like their bits: what is finite
+    lies below infinity, NaN above. Five times as fast as ``isfinite``, above all for float16.
+    """
+    kind = flat.dtype
+    unsigned = np.dtype(f"u{kind.itemsize}")
+    infinity = int(np.asarray(np.inf, kind.newbyteorder("=")).view(unsigned))
+    bits = flat.view(unsigned.newbyteorder(kind.byteorder)) & ((1 << 8 * kind.itemsize - 1) - 1)
+    return bits.min(1), bits.max(1), infinity
 
 
 _RANGES = {
@@ -245,6 +258,31 @@ def pack(
         part = {name: values[start : start + block] for name, values in rows.items()}
         data = b"".join(_little_endian(spec, part[spec.name]).data for spec in specs)
         yield len(part["valid"]), data
+
+
+class Slab:
+    """Room for rows from the journal, filled without a copy in between and used again.
+
+    Parameters
+    ----------
+    size : int
+        Rows that there is room for.
+    specs : tuple of ArraySpec
+        The arrays, in the order in which ``pack`` wrote them.
+    """
+
+    def __init__(self, size: int, specs: tuple[ArraySpec, ...]) -> None:
+        self._specs = specs
+        self._arrays = {spec.name: np.empty((size, *spec.tail), spec.dtype) for spec in specs}
+
+    def put(self, at: int, rows: int, data: bytes) -> None:
+        """Unpack ``rows`` rows that ``pack`` wrote to the rows from ``at`` on."""
+        for name, values in unpack(rows, data, self._specs).items():
+            self._arrays[name][at : at + rows] = values
+
+    def rows(self, count: int) -> Rows:
+        """Return the first ``count`` rows, as views."""
+        return {name: values[:count] for name, values in self._arrays.items()}
 
 
 def unpack(rows: int, data: bytes, specs: tuple[ArraySpec, ...]) -> Rows:

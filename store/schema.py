@@ -13,7 +13,7 @@ EMBEDDING_DIM = 512
 LANDMARK_DIM = 136
 CHUNK_ROWS = 512
 SHARD_ROWS = 65_536
-FLUSH_ROWS = 8_192
+FLUSH_ROWS = 32_768  # half a shard: each flush rewrites the shard that it ends in
 FEATURE_DTYPES = ("float16", "float32")
 
 

@@ -24,6 +24,7 @@ from store.errors import (
 from store.mismatch import check_provenance
 from store.reader import Store
 from store.schema import ArraySpec, ClipRecord, Status
+from store.select import Choice, table
 from store.verify import VerifyReport
 from store.verify import verify as verify_one
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     import dask.array
     import pandas as pd
 
+_KEYS = ("clip", "track", "start", "frames")
 OnePath = str | PathLike[str]
 # Not Sequence[str]: a str is one too.
 ManyPaths = list[str] | Sequence[PathLike[str]] | tuple[str, ...]
@@ -91,19 +93,52 @@ class Stores:
         return next((p for store in self.stores if (p := store.provenance)), {})
 
     def __len__(self) -> int:
-        return sum(1 for _ in self.records())
+        return sum(1 for _ in self.iter_rows(["clip"]))
 
-    def records(self, status: Status | Iterable[Status] | None = None) -> Iterator[ClipRecord]:
-        """Yield the records of one status, several, or all, ordered by clip and track."""
-        # Named once: an iterable of statuses may be one that is spent by the first store.
-        wanted = status if status is None or isinstance(status, Status) else tuple(status)
-        parts = [self._shifted(k, store.records(wanted)) for k, store in enumerate(self.stores)]
-        yield from heapq.merge(*parts, key=lambda record: (record.clip, record.track))
+    def records(
+        self,
+        status: Status | Iterable[Status] | None = None,
+        *,
+        subset: Iterable[str] | None = None,
+        where: str | None = None,
+    ) -> Iterator[ClipRecord]:
+        """Yield the records of all or chosen ones, as `Store.records` does."""
+        rows = self.iter_rows(records.COLUMNS, status, subset=subset, where=where)
+        yield from map(records.from_columns, rows)
+
+    def iter_rows(
+        self,
+        columns: Sequence[str],
+        status: Status | Iterable[Status] | None = None,
+        *,
+        subset: Iterable[str] | None = None,
+        where: str | None = None,
+        by_start: bool = False,
+    ) -> Iterator[tuple[Any, ...]]:
+        """Yield columns of the index as tuples, as `Store.iter_rows` does."""
+        # Named once: iterables may be such that the first store would spend.
+        choice = Choice.of(status, subset, where)
+        wanted = None if choice.statuses is None else [Status(s) for s in choice.statuses]
+        parts = []
+        for k, store in enumerate(self.stores):
+            rows = store.iter_rows(
+                [*columns, *_KEYS],
+                wanted,
+                subset=choice.subset,
+                where=where,
+                by_start=by_start,
+            )
+            parts.append(self._shifted(k, columns, rows))
+        if by_start:
+            for part in parts:
+                yield from (row[:-4] for row in part)
+            return
+        for row in heapq.merge(*parts, key=lambda row: row[-4:-2]):
+            yield row[:-4]
 
     def records_by_start(self) -> Iterator[ClipRecord]:
         """Yield the records that own rows, in the order of their rows."""
-        for k, store in enumerate(self.stores):
-            yield from self._shifted(k, store.records_by_start())
+        yield from map(records.from_columns, self.iter_rows(records.COLUMNS, by_start=True))
 
     def record(self, clip: str, track: int = 0) -> ClipRecord:
         """Return one record.
@@ -115,9 +150,15 @@ class Stores:
         k, record = self._find(clip, track)
         return self._shift(k, record)
 
-    def index(self) -> pd.DataFrame:
-        """Return all records as a table, one column a field of ClipRecord."""
-        return records.table(self.records())
+    def index(
+        self,
+        status: Status | Iterable[Status] | None = None,
+        *,
+        subset: Iterable[str] | None = None,
+        where: str | None = None,
+    ) -> pd.DataFrame:
+        """Return all records, or chosen ones as by `records`, as a table: a column a field."""
+        return table(self.iter_rows(records.COLUMNS, status, subset=subset, where=where))
 
     # -- rows ----------------------------------------------------------------------------------
 
@@ -144,11 +185,20 @@ class Stores:
 
     # -- how -----------------------------------------------------------------------------------
 
-    def _shifted(self, k: int, found: Iterable[ClipRecord]) -> Iterator[ClipRecord]:
-        """Shift the records of the k-th store; leave out those that are newer than this object."""
-        for record in found:
-            if record.start is None or record.start + record.frames <= self._rows[k]:
-                yield self._shift(k, record)
+    def _shifted(
+        self, k: int, columns: Sequence[str], found: Iterable[tuple[Any, ...]]
+    ) -> Iterator[tuple[Any, ...]]:
+        """Shift the rows of the k-th store; leave out those that are newer than this object."""
+        first, end = self._first[k], self._rows[k]
+        places = [i for i, name in enumerate(columns) if name == "start"] if first else []
+        for row in found:
+            start, frames = row[-2:]
+            if start is None:
+                yield row
+            elif start + frames <= end:
+                for i in places:
+                    row = (*row[:i], start + first, *row[i + 1 :])
+                yield row
 
     def _shift(self, k: int, record: ClipRecord) -> ClipRecord:
         if record.start is None or not self._first[k]:
@@ -219,8 +269,8 @@ class Stores:
 
 
 def _named(store: Store, k: int) -> Iterator[tuple[str, int]]:
-    for record in store.records():
-        yield record.clip, k
+    for (clip,) in store.iter_rows(["clip"]):
+        yield clip, k
 
 
 def _without_path(message: str, path: Path) -> str:

@@ -13,8 +13,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-
 from store import mismatch
 from store import rows as clip_rows
 from store.clip_id import check_clip_id
@@ -31,8 +29,9 @@ class Writer:
     """Opens or creates a store for writing, as its only writer; a context manager.
 
     A clip is journalled in ``index.sqlite`` when ``append`` returns and cannot be lost any more,
-    and becomes visible to readers with the next flush: after 8,192 rows, and at ``close``. What a
-    killed writer left is mended when the next one opens. Use from one thread at a time.
+    and becomes visible to readers with the next flush: where the rows reach a multiple of 32,768,
+    and at ``close``. What a killed writer left is mended when the next one opens. Use from one
+    thread at a time.
 
     Parameters
     ----------
@@ -142,8 +141,17 @@ class Writer:
             stored = clip_rows.prepare(record, rows, self._feature_dtype)
         with reporting(self.path, f"appending {record.clip}"):
             self._journal(record, stored, replace)
-        if self._waiting >= self._layout.flush_rows:
+        if self._is_full():
             self.flush()
+
+    def _is_full(self) -> bool:
+        """Whether the rows reach the next multiple of ``flush_rows``.
+
+        Counted from row 0 and not from the last flush: flushes that drift across the ends of shards
+        would rewrite a shard three times and not twice.
+        """
+        step = self._layout.flush_rows
+        return (self._committed + self._waiting) // step > self._committed // step
 
     def _journal(self, record: ClipRecord, stored: clip_rows.Rows | None, replace: bool) -> None:
         if not replace and self._has_rows(record.clip, record.track):
@@ -236,17 +244,18 @@ class Writer:
         self, pending: list[tuple[int, ClipRecord]], start: int
     ) -> Iterator[tuple[int, clip_rows.Rows]]:
         """Yield the journal as (first row, arrays) of about ``flush_rows``: constant memory."""
-        held: list[clip_rows.Rows] = []
-        count = 0
-        for number, _ in pending:
-            for n, data in self._index.parts(number):
-                held.append(clip_rows.unpack(n, data, self._specs))
-                count += n
-                if count >= self._layout.flush_rows:
-                    yield start, _joined(held)
-                    start, count, held = start + count, 0, []
-        if held:
-            yield start, _joined(held)
+        left = sum(record.frames for _, record in pending)
+        size = self._layout.flush_rows
+        parts = (part for number, _ in pending for part in self._index.parts(number))
+        slab, count = clip_rows.Slab(min(size, left), self._specs), 0
+        for n, data in parts:
+            if count and count + n > size:
+                yield start, slab.rows(count)
+                start, left, count = start + count, left - count, 0
+            slab.put(count, n, data)
+            count += n
+        if count:
+            yield start, slab.rows(count)
 
     def close(self) -> None:
         """Flush, close the holes that replaced clips left, and give the lock back.
@@ -292,10 +301,6 @@ class Writer:
             return
         with suppress(FacepipeError):  # what went wrong first matters more
             self.close()
-
-
-def _joined(parts: list[clip_rows.Rows]) -> clip_rows.Rows:
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _now() -> str:

@@ -12,12 +12,14 @@ from pathlib import Path
 from stages.extract.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from store.errors import FacepipeError
 
+_SUFFIXES = VIDEO_SUFFIXES | IMAGE_SUFFIXES
+
 
 class InputError(FacepipeError, ValueError):
     """The paths that were given hold no clips, or two clips of one name."""
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class Source:
     """A clip to extract: its id in the store and the file."""
 
@@ -85,7 +87,7 @@ def find_clips(paths: Sequence[Path]) -> list[Source]:
     for root in paths:
         for clip, path in _under(root):
             other = found.setdefault(clip, path)
-            if other != path and not other.samefile(path):
+            if other is not path and other != path and not other.samefile(path):
                 raise InputError(
                     f"two files would both be clip {clip!r}: {other} and {path}",
                     "give the folder above both, or extract them into two stores",
@@ -96,7 +98,7 @@ def find_clips(paths: Sequence[Path]) -> list[Source]:
             f"{where}: no videos or images found",
             "looked for " + " ".join(sorted(VIDEO_SUFFIXES | IMAGE_SUFFIXES)),
         )
-    return sorted(Source(clip, path) for clip, path in found.items())
+    return [Source(clip, found[clip]) for clip in sorted(found)]
 
 
 def _under(root: Path) -> Iterator[tuple[str, Path]]:
@@ -115,18 +117,21 @@ def _under(root: Path) -> Iterator[tuple[str, Path]]:
         subfolders[:] = sorted(
             n for n in subfolders if not n.startswith(".") and n[-6:] != ".store"
         )
+        here = Path(folder)
+        below = "" if here == root else f"{here.relative_to(root).as_posix()}/"
         for name in names:
             if _is_clip(name):
-                path = Path(folder) / name
-                yield _printable(path.relative_to(root).as_posix()), path
+                yield _printable(below + name), here / name
 
 
 def _is_clip(name: str) -> bool:
     suffix = os.path.splitext(name)[1].lower()
-    return not name.startswith(".") and suffix in VIDEO_SUFFIXES | IMAGE_SUFFIXES
+    return not name.startswith(".") and suffix in _SUFFIXES
 
 
 def _printable(name: str) -> str:
     """Escape what cannot stand in an index or a CSV: control characters, bytes that are no text."""
+    if name.isprintable():
+        return name
     text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

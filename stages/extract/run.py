@@ -135,10 +135,14 @@ def plan(options: ExtractOptions) -> Plan:
 def _plan(
     sources: Sequence[Source], records: Iterable[ClipRecord], options: ExtractOptions
 ) -> Plan:
-    known = {record.clip: record for record in records if record.track == 0}
+    """Sort the sources out. Both come ordered by clip: a million records are never held at once."""
     result = Plan()
+    main = (record for record in records if record.track == 0)
+    upcoming = next(main, None)
     for source in sources:
-        record = known.get(source.clip)
+        while upcoming is not None and upcoming.clip < source.clip:
+            upcoming = next(main, None)
+        record = upcoming if upcoming is not None and upcoming.clip == source.clip else None
         retry = options.retry_failed and record is not None and not record.status.has_rows
         if record is None or options.overwrite or retry:
             result.todo.append(source)
@@ -213,9 +217,10 @@ def extract(
         told["recipe"] = {k: v for k, v in told["recipe"].items() if k in saved or v != default[k]}
     with store.Writer(options.store, told) as writer:
         todo = _plan(sources, writer.records(), options)
-        held: dict[str, set[int]] = {}  # tracks that have rows
-        for record in writer.records():
-            if record.status.has_rows:
+        again = {source.clip for source in todo.todo}
+        held: dict[str, set[int]] = {}  # their tracks that have rows
+        for record in writer.records() if again else ():
+            if record.status.has_rows and record.clip in again:
                 held.setdefault(record.clip, set()).add(record.track)
         summary = Summary(options.store, todo, provider, reason, min(workers, len(todo.todo)))
         started(summary)

@@ -21,7 +21,7 @@ import store
 from stages.fit import models
 from stages.fit.config import FitConfig, validate
 from stages.fit.loader import Budget, ClipLoader
-from stages.fit.spans import ClipSpan, FeatureStore, clip_spans
+from stages.fit.spans import ClipSpan, FeatureStore, check_arrays, clip_spans
 from stages.fit.trainer import LabelScale, predict
 from store.errors import FacepipeError, StoreMismatchError
 
@@ -195,7 +195,14 @@ def make_loader(
     config: FitConfig,
     budget: Budget | None = None,
 ) -> ClipLoader:
-    """Return the loader that a configuration asks for; ``budget`` is given where several share."""
+    """Return the loader that a configuration asks for; ``budget`` is given where several share.
+
+    Raises
+    ------
+    MissingFeaturesError
+        Clips that were imported lack an array that is read.
+    """
+    check_arrays(source, spans, (config.stream, "landmark"))
     return ClipLoader(
         source,
         spans,

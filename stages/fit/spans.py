@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
-from store.schema import ClipRecord, Status
+from store.errors import FacepipeError
+from store.schema import Status
 
 Stream = Literal["appearance", "embedding"]
 
@@ -19,8 +21,16 @@ class FeatureStore(Protocol):
         """Pack, recipe and versions of the extraction."""
         ...
 
-    def records(self, status: Status | Iterable[Status] | None = None) -> Iterator[ClipRecord]:
-        """Every record of the index."""
+    def iter_rows(
+        self,
+        columns: Sequence[str],
+        status: Status | Iterable[Status] | None = None,
+        *,
+        subset: Iterable[str] | None = None,
+        where: str | None = None,
+        by_start: bool = False,
+    ) -> Iterator[tuple[Any, ...]]:
+        """Columns of the index, cheaply."""
         ...
 
     def dask(self, name: str) -> Any:
@@ -28,8 +38,7 @@ class FeatureStore(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class ClipSpan:
+class ClipSpan(NamedTuple):
     """Where the rows of one clip lie: ``frames`` rows from row ``start``."""
 
     clip: str
@@ -38,14 +47,51 @@ class ClipSpan:
     valid_frames: int
 
 
+class MissingFeaturesError(FacepipeError, ValueError):
+    """Clips of a store lack an array that a model reads."""
+
+
 def clip_spans(source: FeatureStore) -> dict[str, ClipSpan]:
     """Clips that can be scored (main track, at least one frame with a face), in row order."""
-    spans = [
-        ClipSpan(r.clip, r.start, r.frames, r.valid_frames)
-        for r in source.records()
-        if r.status.has_rows and r.track == 0 and r.valid_frames > 0 and r.start is not None
-    ]
-    return {span.clip: span for span in sorted(spans, key=lambda s: s.start)}
+    rows = source.iter_rows(
+        ClipSpan._fields,
+        [status for status in Status if status.has_rows],
+        where="track = 0 AND valid_frames > 0",
+        by_start=True,
+    )
+    collecting = gc.isenabled()
+    gc.disable()  # it would look through a growing million of tuples again and again
+    try:
+        return {row[0]: ClipSpan(*row) for row in rows}
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def check_arrays(source: FeatureStore, clips: Iterable[ClipSpan], names: Iterable[str]) -> None:
+    """Make sure that clips have the arrays that are read of them; imported ones may lack some.
+
+    Raises
+    ------
+    MissingFeaturesError
+        Names a clip and what it lacks.
+    """
+    wanted, chosen = set(names), {span.clip for span in clips}
+    rows = source.iter_rows(
+        ("clip", "details"), where="track = 0 AND valid_frames > 0 AND details LIKE '%\"absent\"%'"
+    )
+    lacking = {
+        clip: sorted(missing)
+        for clip, details in rows
+        if clip in chosen and (missing := wanted & set(json.loads(details).get("absent", ())))
+    }
+    if lacking:
+        clip, names = next(iter(lacking.items()))
+        raise MissingFeaturesError(
+            f"{len(lacking)} of {len(chosen)} clips were imported without an array that the model "
+            f"reads, for example {clip!r} without {' and '.join(names)}",
+            "Extract these clips from their videos, or leave them out.",
+        )
 
 
 def group_blocks(clips: Sequence[ClipSpan], rows: int) -> list[list[ClipSpan]]:

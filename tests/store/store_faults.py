@@ -1,12 +1,18 @@
-"""Stopping a writer at a chosen write, rename, deletion or commit, as a kill would."""
+"""Stopping a writer at a chosen write, rename, deletion, sync or commit, as a kill would."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import store
 from store import Writer, durable
 from store.index import Index
 
@@ -17,6 +23,7 @@ POINTS = [
     (durable, "sync_folder"),
     (Index, "_commit"),
 ]
+TORN = ("write_file", "remove_tree")  # what can be left half done; the others are done or not
 
 
 class Killed(BaseException):
@@ -24,13 +31,19 @@ class Killed(BaseException):
 
 
 class Faults:
-    """Counts the points that are passed; raises at the one that is armed."""
+    """Counts the points that are passed; raises at the one that is armed.
+
+    ``watch`` is called before and after each point, by the thread that passes it.
+    """
 
     def __init__(self, patch: pytest.MonkeyPatch, error: Callable[[], BaseException] = Killed):
         self.names: list[str] = []
+        self.last = ""  # the point that was stopped at
         self.at: int | None = None
-        self.after = False
+        self.how = "before"
         self.error = error
+        self.watch: Callable[[], None] = lambda: None
+        self.inside = threading.local()
         for owner, name in POINTS:
             patch.setattr(owner, name, self._wrapped(name, getattr(owner, name)))
 
@@ -38,19 +51,86 @@ class Faults:
         def wrapper(*args: Any) -> Any:
             point = len(self.names)
             self.names.append(name)
-            if point == self.at and not self.after:
+            self.watch()
+            if point == self.at:
+                self.last = name
+            if point == self.at and self.how != "after":
+                if self.how == "torn":
+                    _TEARING[name](*args)
                 raise self.error()
-            result = real(*args)
-            if point == self.at and self.after:
+            self.inside.name = name
+            try:
+                result = real(*args)
+            finally:
+                self.inside.name = None
+            if point == self.at:
                 raise self.error()
+            self.watch()
             return result
 
         return wrapper
 
-    def arm(self, at: int | None, after: bool = False) -> None:
-        """Stop at the at-th point from now, before or after it is done."""
+    def arm(self, at: int | None, after: bool = False, torn: bool = False) -> None:
+        """Stop at the at-th point from now: before, halfway through or after it."""
         self.names.clear()
-        self.at, self.after = at, after
+        self.at, self.how = at, "torn" if torn else "after" if after else "before"
+
+
+def _tear_file(path: Path, data: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.0{durable.PARTIAL}")
+    partial.write_bytes(bytes(data)[: len(data) // 2])
+
+
+def _tear_tree(folder: Path) -> None:
+    for path in sorted(p for p in folder.rglob("*") if p.is_file())[::2]:
+        path.unlink()
+
+
+_TEARING: dict[str, Callable[..., None]] = {"write_file": _tear_file, "remove_tree": _tear_tree}
+
+_ACTS = {
+    "os.rename": "rename", "os.remove": "remove", "os.rmdir": "remove", "os.truncate": "write",
+    "os.link": "rename", "os.symlink": "rename", "os.mkdir": "mkdir", "open": "write",
+}  # fmt: skip
+_watchers: list[Callable[[str, str], None]] = []
+
+
+def _audit(event: str, args: tuple[Any, ...]) -> None:
+    if not _watchers or event not in _ACTS or not isinstance(args[0], str | os.PathLike):
+        return
+    if event == "open" and not (args[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+        return
+    for watcher in _watchers:
+        watcher(_ACTS[event], os.fspath(args[0]))
+
+
+@contextmanager
+def strays(faults: Faults, root: Path) -> Iterator[list[tuple[str, str]]]:
+    """List every change of a file below ``root`` that Python makes outside all points."""
+    if not getattr(_audit, "added", False):
+        sys.addaudithook(_audit)
+        _audit.added = True  # type: ignore[attr-defined]
+    found: list[tuple[str, str]] = []
+
+    def watcher(act: str, path: str) -> None:
+        if path.startswith(str(root)) and not getattr(faults.inside, "name", None):
+            found.append((act, os.path.relpath(path, root)))
+
+    _watchers.append(watcher)
+    try:
+        yield found
+    finally:
+        _watchers.remove(watcher)
+
+
+_readers: dict[Path, store.Store] = {}
+
+
+def read_all(path: Path, arrays: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """Return arrays of every clip, by one reader that stays open."""
+    reader = _readers.setdefault(path, store.open(path))
+    return {record.clip: reader.clip(record.clip, arrays=arrays) for record in reader.records()}
 
 
 def kill(writer: Writer) -> None:

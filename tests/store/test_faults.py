@@ -1,6 +1,7 @@
 """A writer that is stopped, or refused, at the points where it changes the disk."""
 
 import errno
+import multiprocessing
 import shutil
 import sqlite3
 
@@ -9,16 +10,20 @@ import pytest
 import store
 from store import durable
 from store.index import Index
+from store.layout import Layout
 from tests.store import store_clips as clips
-from tests.store.store_faults import Faults, Killed, kill
+from tests.store.store_faults import POINTS, TORN, Faults, Killed, kill, read_all, strays
 
 OLD, NEW = clips.rows(5, 1), clips.rows(9, 2)
+ARRAYS = ("embedding", "timestamp")  # what the reader compares, for the sake of time
+# Two flushes, the second one into two shards; small, so that every point is stopped at.
+SMALL = Layout(chunk_rows=8, shard_rows=32, flush_rows=24)
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     path = tmp_path_factory.mktemp("base") / "a.store"
-    with store.Writer(path, clips.PROVENANCE, layout=clips.TINY) as w:
+    with store.Writer(path, clips.PROVENANCE, layout=SMALL) as w:
         for clip in ("a", "b", "c"):
             w.append(clips.record(clip, OLD), OLD)
     return path
@@ -56,22 +61,25 @@ def is_state(found, state):
     )
 
 
-def run(path, faults, at, after=False):
-    """Run the session up to the fault; return the states allowed from then on, or None."""
-    w, states = None, []
-    w = store.Writer(path, clips.PROVENANCE, layout=clips.TINY)
-    faults.arm(at, after)
+def run(path, faults, at, torn=False):
+    """Run the session up to the fault; return the states allowed from then on, or None.
+
+    Opening the store is part of the session.
+    """
+    w, states = None, [dict.fromkeys("abc", OLD)]
+    faults.arm(at, torn=torn)
     try:
+        w = store.Writer(path, clips.PROVENANCE, layout=SMALL)
         for state in steps(w):
             states.append(state)
     except BaseException as error:
         if not isinstance(error, Killed | store.StoreWriteError):
             raise
         faults.arm(None)
-        kill(w)
-        done = len(states)
-        full = list(all_states())
-        return full[done - 1 : done + 1]
+        if w is not None:
+            kill(w)
+        full = [states[0], *all_states()]
+        return full[len(states) - 1 : len(states) + 1]
     return None
 
 
@@ -83,76 +91,134 @@ def all_states():
     return steps(Nothing())
 
 
-def points(base, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def passed(base, tmp_path_factory):
+    """The points of one whole session, and what changed on the disk outside them."""
+    path = tmp_path_factory.mktemp("count") / "a.store"
+    shutil.copytree(base, path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(durable.os, "fsync", lambda fd: None)
+        faults = Faults(patch)
+        with strays(faults, path) as outside:
+            assert run(path, faults, None) is None
+    return list(faults.names), outside
+
+
+def every(passed):
+    """Return every point, but of syncs in a row the first: nothing changes between them."""
+    names = passed[0]
+    return [
+        i for i, name in enumerate(names) if (name, names[i - 1]) != ("sync_folder", "sync_folder")
+    ]
+
+
+def test_no_change_of_a_file_is_outside_the_points(passed):
+    names, outside = passed
+    assert set(names) == {name for _, name in POINTS}
+    left = {(act, name) for act, name in outside if act != "mkdir"}
+    # The lock itself holds nothing; who holds it is written at a point, and deleted at the end.
+    assert left <= {("write", "writer.lock"), ("remove", "writer.json")}
+
+
+def test_the_audit_sees_a_change_outside(tmp_path, monkeypatch):
     faults = Faults(monkeypatch)
-    shutil.copytree(base, tmp_path / "count.store")
-    assert run(tmp_path / "count.store", faults, None) is None
-    names = list(faults.names)
-    rare = [i for i, name in enumerate(names) if name in ("rename", "remove_tree", "_commit")]
-    often = [i for i, name in enumerate(names) if name in ("write_file", "sync_folder")]
-    assert {"rename", "remove_tree", "_commit", "write_file", "sync_folder"} == set(names)
-    return faults, sorted(rare + often[::19])
+    with strays(faults, tmp_path) as outside:
+        durable.write_file(tmp_path / "a", b"x")
+        assert outside == []
+        (tmp_path / "b").write_bytes(b"x")
+        (tmp_path / "b").rename(tmp_path / "c")
+        (tmp_path / "c").unlink()
+    assert [act for act, _ in outside] == ["write", "rename", "remove"]
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_killed_at_any_point_the_store_is_whole(base, tmp_path, monkeypatch, after):
-    faults, stops = points(base, tmp_path, monkeypatch)
-    assert len(stops) > 20
-    for at in stops[after :: 1 + after]:
+def check(path, allowed, at):
+    """Hold a store whose writer was stopped against what must be there."""
+    # A reader before anyone has mended anything: every clip whole, in the old or new version.
+    for clip, rows in held(store.open(path)).items():
+        assert any(clips.same(rows, clips.stored(v)) for v in (OLD, NEW)), (at, clip)
+    with store.Writer(path, clips.PROVENANCE, layout=SMALL):
+        pass
+    found = held(store.open(path))
+    assert any(is_state(found, state) for state in allowed), (at, found.keys())
+    report = store.verify(path)
+    assert (report.problems, report.notes) == ([], []), at
+    assert report.rows == sum(r.frames for r in store.open(path).records())
+    assert sorted(p.name for p in path.iterdir()) == ["arrays.zarr", "index.sqlite", "writer.lock"]
+    assert not list(path.rglob("*.partial"))
+    shutil.rmtree(path)
+
+
+def test_killed_at_every_point_the_store_is_whole(base, passed, tmp_path, monkeypatch):
+    """Killed halfway through what can be left half done, and before everything else.
+
+    Killed after a point is killed before the next one.
+    """
+    faults, names = Faults(monkeypatch), []
+    for at in every(passed):
         path = tmp_path / f"{at}.store"
         shutil.copytree(base, path)
-        allowed = run(path, faults, at, after)
+        allowed = run(path, faults, at, torn=passed[0][at] in TORN)
         assert allowed is not None, f"point {at} was not reached"
-        # A reader before anyone has mended anything: every clip whole, in the old or new version.
-        for clip, rows in held(store.open(path)).items():
-            assert any(clips.same(rows, clips.stored(v)) for v in (OLD, NEW)), (at, clip)
-        assert store.verify(path).problems == []
-        with store.Writer(path, clips.PROVENANCE, layout=clips.TINY):
-            pass
-        found = held(store.open(path))
-        assert any(is_state(found, state) for state in allowed), (at, faults.names, found.keys())
-        report = store.verify(path)
-        assert (report.problems, report.notes) == ([], [])
-        assert report.rows == sum(r.frames for r in store.open(path).records())
-        assert sorted(p.name for p in path.iterdir()) == [
-            "arrays.zarr", "index.sqlite", "writer.lock",
-        ]  # fmt: skip
-        assert not list(path.rglob("*.partial"))
-        shutil.rmtree(path)
+        names.append(faults.last)
+        check(path, allowed, at)
+    assert sorted(names) == sorted(passed[0][i] for i in every(passed))
+
+
+def test_a_reader_at_every_point_sees_whole_clips(base, tmp_path, monkeypatch):
+    path = tmp_path / "a.store"
+    shutil.copytree(base, path)
+    faults, seen = Faults(monkeypatch), []
+    expected = [{k: clips.stored(v)[k] for k in ARRAYS} for v in (OLD, NEW)]
+    # Another process: here, the reader would wait for the threads that wait for it.
+    with multiprocessing.get_context("spawn").Pool(1) as reader:
+
+        def look():
+            found = reader.apply(read_all, (path, ARRAYS))
+            seen.append({k: [clips.same(v, e) for e in expected] for k, v in found.items()})
+
+        faults.watch = look
+        assert run(path, faults, None) is None
+    assert len(seen) == 2 * len(faults.names)
+    assert all(any(which) for look in seen for which in look.values())
+    sets = [frozenset(look) for look in seen]
+    assert sorted(set(sets), key=sets.index) == [
+        frozenset("abc"), frozenset("bc"), frozenset("bcde")
+    ]  # fmt: skip
 
 
 def full_disk():
     return OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_full_disk_at_any_point_is_one_line_and_loses_nothing(base, tmp_path, monkeypatch):
-    faults, stops = points(base, tmp_path, monkeypatch)
-    stops = [i for i in stops if faults.names[i] in ("write_file", "rename", "_commit")]
-    faults.error = lambda: (
-        sqlite3.OperationalError("database or disk is full")
-        if faults.names[-1] == "_commit"
-        else full_disk()
-    )
-    for at in stops[::2]:
+def test_refused_at_every_point_is_one_line_and_loses_nothing(base, passed, tmp_path, monkeypatch):
+    """A full disk at every write, rename and commit; an fsync that fails wherever there is one."""
+    faults = Faults(monkeypatch)
+    errors = {
+        "_commit": sqlite3.OperationalError("database or disk is full"),
+        "sync_folder": OSError(errno.EIO, "Input/output error"),
+    }
+    faults.error = lambda: errors.get(faults.last, full_disk())
+    for at in every(passed):
+        if passed[0][at] == "remove_tree":
+            continue
         path = tmp_path / f"{at}.store"
         shutil.copytree(base, path)
-        w = store.Writer(path, clips.PROVENANCE, layout=clips.TINY)
         faults.arm(at)
-        done = []
-        with pytest.raises(store.StoreWriteError, match="the disk is full") as caught:
+        w, done = None, [dict.fromkeys("abc", OLD)]
+        with pytest.raises(store.StoreWriteError, match="the disk is full|cannot write") as caught:
+            w = store.Writer(path, clips.PROVENANCE, layout=SMALL)
             for state in steps(w):
                 done.append(state)
         assert "\n" not in str(caught.value)
-        assert "Free some space" in caught.value.hint
+        full = faults.last != "sync_folder"
+        assert ("Free some space" in caught.value.hint) == full
+        assert "What was committed before is kept." in caught.value.hint
         assert caught.value.exit_code == 1
         faults.arm(None)
-        w.close()  # there is room again: the same writer may go on, if it was not closing
-        with store.Writer(path, clips.PROVENANCE, layout=clips.TINY):
-            pass
-        found = held(store.open(path))
-        assert any(is_state(found, s) for s in list(all_states())[len(done) - 1 : len(done) + 1])
-        assert (store.verify(path).problems, store.verify(path).notes) == ([], [])
-        shutil.rmtree(path)
+        if w is not None:
+            w.close()  # there is room again: the same writer may go on, if it was not closing
+        full = [done[0], *all_states()]
+        check(path, full[len(done) - 1 : len(done) + 1], at)
 
 
 def test_full_disk_that_stays_full_keeps_the_journal(base, tmp_path, monkeypatch):
@@ -164,7 +230,7 @@ def test_full_disk_that_stays_full_keeps_the_journal(base, tmp_path, monkeypatch
 
     with monkeypatch.context() as patch:
         w = store.Writer(path, clips.PROVENANCE, layout=clips.TINY)
-        w.append(clips.record("d", NEW), NEW)
+        w.append(clips.record("d", OLD), OLD)
         patch.setattr(durable, "write_file", refuse)
         with pytest.raises(store.StoreWriteError):
             w.close()
@@ -175,7 +241,7 @@ def test_full_disk_that_stays_full_keeps_the_journal(base, tmp_path, monkeypatch
             store.Writer(path, clips.PROVENANCE)
     with store.Writer(path, clips.PROVENANCE) as w:
         assert [r.clip for r in w.records()] == ["a", "b", "c", "d"]
-    assert clips.same(store.open(path).clip("d"), clips.stored(NEW))
+    assert clips.same(store.open(path).clip("d"), clips.stored(OLD))
 
 
 def test_sqlite_itself_runs_out_of_room(tmp_path):
@@ -195,7 +261,7 @@ def test_a_making_that_was_cut_short_is_started_again(tmp_path, monkeypatch):
     faults = Faults(monkeypatch)
     store.Writer(tmp_path / "count.store", clips.PROVENANCE, layout=clips.TINY).close()
     count = len(faults.names)
-    for at in range(0, count, 4):
+    for at in range(count):
         path = tmp_path / f"{at}.store"
         faults.arm(at)
         with pytest.raises(Killed):
@@ -211,7 +277,7 @@ def test_arrays_past_the_last_commit_are_a_note_and_then_cut(base, tmp_path, mon
     path = tmp_path / "a.store"
     shutil.copytree(base, path)
     w = store.Writer(path, clips.PROVENANCE, layout=clips.TINY)
-    w.append(clips.record("d", NEW), NEW)
+    w.append(clips.record("d", OLD), OLD)
     monkeypatch.setattr(Index, "_commit", lambda self: (_ for _ in ()).throw(Killed()))
     with pytest.raises(Killed):
         w.flush()
@@ -224,4 +290,4 @@ def test_arrays_past_the_last_commit_are_a_note_and_then_cut(base, tmp_path, mon
     w = store.Writer(path, clips.PROVENANCE, layout=clips.TINY)
     assert set(w._arrays.lengths().values()) == {15}
     w.close()
-    assert store.open(path).n_rows == 24
+    assert store.open(path).n_rows == 20

@@ -40,7 +40,7 @@ def test_records_by_status(path):
 
 
 def test_records_in_pages(path, monkeypatch):
-    monkeypatch.setattr("store.index.PAGE", 2)
+    monkeypatch.setattr("store.select.PAGE", 2)
     s = store.open(path)
     assert [r.clip for r in s.records()] == ["0", "1", "2", "bad", "empty"]
     assert [r.start for r in s.records_by_start()] == [0, 3, 13, 18]

@@ -177,6 +177,7 @@ def test_a_damaged_index_is_one_line(path):
 def test_a_store_at_work_gives_notes(path):
     rows = clips.rows(3)
     with store.Writer(path, clips.PROVENANCE, layout=clips.TINY) as w:
+        w.append(clips.record("first", rows), rows)  # reaches row 24: a flush
         w.append(clips.record("new", rows), rows)
         w.append(clips.record("0", rows), rows, replace=True)
         report = store.verify(path)

@@ -63,6 +63,22 @@ def test_journalled_clips_are_known_and_invisible_until_flushed(tmp_path):
         assert clips.same(s.clip("a"), clips.stored(rows))
 
 
+def test_flushes_fall_on_multiples_of_the_flush_and_do_not_drift(tmp_path):
+    """Counted from row 0: a flush of 12 rows on from row 14 would end at 26, and this one at 24."""
+    seen = []
+    with writer(tmp_path / "a.store") as w:
+        s = store.open(w.path)
+        for i, n in enumerate((7, 7, 7, 4, 11)):
+            w.append(clips.record(f"{i}", clips.rows(n)), clips.rows(n))
+            seen.append(s.n_rows)
+    assert seen == [0, 14, 14, 25, 36]
+
+
+def test_freed_pages_of_the_journal_are_not_written_again(tmp_path):
+    with writer(tmp_path / "a.store") as w:
+        assert w._index.one("PRAGMA secure_delete") == (2,)  # FAST
+
+
 def test_a_clip_longer_than_many_flushes(tmp_path):
     rows = clips.rows(100)
     with writer(tmp_path / "a.store") as w:
