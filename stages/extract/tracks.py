@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linear_sum_assignment
 
 from stages.extract.batches import F32
 from stages.extract.detector import Faces, Sighting
@@ -176,6 +175,11 @@ def match(a: F32, b: F32, least: float) -> list[tuple[int, int]]:
     if not len(a) or not len(b):
         return []
     overlap = iou(a, b)
+    if overlap.size == 1:
+        return [(0, 0)] if overlap[0, 0] >= least else []
+    # Imported here: it takes a third of a worker's start, and clips of one person never need it.
+    from scipy.optimize import linear_sum_assignment
+
     return [
         (int(i), int(j))
         for i, j in zip(*linear_sum_assignment(overlap, maximize=True), strict=True)

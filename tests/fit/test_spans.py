@@ -2,8 +2,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 import store
-from stages.fit.spans import ClipSpan, clip_spans, group_blocks
+from stages.fit.spans import (
+    ClipSpan,
+    MissingFeaturesError,
+    check_arrays,
+    clip_spans,
+    group_blocks,
+)
 
 Made = tuple[Path, Path]
 
@@ -13,6 +22,28 @@ def test_spans_are_the_clips_with_a_face(made: Made) -> None:
     assert len(spans) == 36 and not any(c.startswith("none/") for c in spans)
     starts = [s.start for s in spans.values()]
     assert starts == sorted(starts)
+
+
+def test_clips_that_lack_what_is_read_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.store"
+    with store.Writer(path, {"pack": {"name": "x", "fingerprint": "y"}, "recipe": {}}) as writer:
+        for clip, absent in (("whole", []), ("half", ["appearance"])):
+            rows = store.ClipRows.empty(np.arange(4) / 25)
+            rows.valid[:] = True
+            for name in ("embedding", "appearance", "landmark", "box", "score"):
+                if name not in absent:
+                    getattr(rows, name)[:] = 1
+            details = {"absent": absent} if absent else {}
+            record = store.ClipRecord(
+                clip, store.Status.OK, frames=4, valid_frames=4, width=9, height=9, details=details
+            )
+            writer.append(record, rows)
+    source = store.open(path)
+    spans = clip_spans(source)
+    check_arrays(source, spans.values(), ["embedding", "landmark"])
+    check_arrays(source, [spans["whole"]], ["appearance"])
+    with pytest.raises(MissingFeaturesError, match="1 of 2 clips .* 'half' without appearance"):
+        check_arrays(source, spans.values(), ["appearance", "landmark"])
 
 
 def test_blocks_span_no_more_rows_than_asked_unless_one_clip_does() -> None:
