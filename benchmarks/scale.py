@@ -91,10 +91,10 @@ def _records(videos: Path, frames: Any, start: Any) -> Iterator[list[Any]]:
 
 
 def _shards_of_the_first_blocks(path: Path, shard_rows: int) -> list[int]:
-    """Say which shards the loader will read: those of two blocks, the second one ahead."""
+    """Say which shards the loader will read: a batch takes about three blocks, others ahead."""
     loader, order = _loader(path)
     shards = set()
-    for block in order[:2]:
+    for block in order[:8]:
         spans = loader.blocks[block]
         last = spans[-1].start + spans[-1].frames - 1
         shards |= set(range(spans[0].start // shard_rows, last // shard_rows + 1))
@@ -102,7 +102,8 @@ def _shards_of_the_first_blocks(path: Path, shard_rows: int) -> list[int]:
 
 
 def _loader(path: Path) -> tuple[Any, list[int]]:
-    from stages.fit.data import ClipLoader, clip_spans
+    from stages.fit.loader import ClipLoader
+    from stages.fit.spans import clip_spans
 
     source = store.open(path)
     loader = ClipLoader(source, list(clip_spans(source).values()))
@@ -127,7 +128,8 @@ def resume(folder: Path) -> dict[str, Any]:
 
 def block(folder: Path) -> dict[str, Any]:
     """Draw the first batch of a shuffled epoch."""
-    from stages.fit.data import ClipLoader, clip_spans
+    from stages.fit.loader import ClipLoader
+    from stages.fit.spans import clip_spans
 
     source = store.open(folder / "x.store")
     loader = ClipLoader(source, list(clip_spans(source).values()))
@@ -155,7 +157,9 @@ def main() -> None:
     if given.what == "resume":
         import stages.extract.run  # noqa: F401
     elif given.what == "block":
-        import stages.fit.data  # noqa: F401
+        import dask.array  # noqa: F401
+
+        import stages.fit.loader  # noqa: F401
     begin, cpu = time.perf_counter(), time.process_time()
     told = {"open": open_, "resume": resume, "block": block}[given.what](given.folder)
     told |= {

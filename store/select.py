@@ -117,8 +117,9 @@ def _pages(
         parts.append(f"(\n{choice.where}\n)")
     if keys == ("start",):
         parts.append("start IS NOT NULL")
+    known = set(keys) <= set(columns)  # else they come behind the columns, and are cut off
     query = (
-        f"SELECT {', '.join([*columns, *keys])} FROM {_table(moved)} "
+        f"SELECT {', '.join([*columns, *(() if known else keys)])} FROM {_table(moved)} "
         f"WHERE ({', '.join(keys)}) > ({', '.join('?' * len(keys))}) "
         f"{''.join(f'AND {part} ' for part in parts)}ORDER BY {', '.join(keys)} LIMIT {PAGE}"
     )
@@ -130,11 +131,14 @@ def _pages(
             if choice.where is None:
                 raise
             raise _refusal(choice.where, error) from error
-        for row in page:
-            yield row[: len(columns)]
+        if known:
+            yield from page
+        else:
+            yield from (row[: len(columns)] for row in page)
         if len(page) < PAGE:
             return
-        last = page[-1][len(columns) :]
+        end = page[-1]
+        last = tuple(end[columns.index(key)] for key in keys) if known else end[len(columns) :]
 
 
 def _table(moved: bool) -> str:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
+from operator import attrgetter
 from typing import Any
 
 import dask
@@ -91,7 +92,7 @@ class ClipLoader:
         budget: Budget | None = None,
         block_rows: int = BLOCK_ROWS,
     ) -> None:
-        self.clips = sorted(clips, key=lambda c: c.start)
+        self.clips = sorted(clips, key=attrgetter("start"))
         self.scores = dict(scores or {})
         self.blocks = group_blocks(self.clips, block_rows)
         self._arrays = [source.dask(n) for n in (stream, "landmark", "valid", "timestamp")]

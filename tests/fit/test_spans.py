@@ -33,6 +33,7 @@ def test_clips_that_lack_what_is_read_are_refused(tmp_path: Path) -> None:
             for name in ("embedding", "appearance", "landmark", "box", "score"):
                 if name not in absent:
                     getattr(rows, name)[:] = 1
+            rows.box[:] = 0, 0, 1, 1
             details = {"absent": absent} if absent else {}
             record = store.ClipRecord(
                 clip, store.Status.OK, frames=4, valid_frames=4, width=9, height=9, details=details
