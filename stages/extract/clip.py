@@ -19,6 +19,7 @@ from stages.extract.faces import align
 from stages.extract.locate import Locator
 from stages.extract.recipe import Recipe
 from stages.extract.requests import Answer, Embed, Request
+from stages.extract.tags import tag_is_false
 from stages.extract.tracks import Follower, Seen, Tracklet, join, strangers
 from stages.extract.video import ClipInfo, ClipReader, Frame, Image, UnreadableClipError
 from store.schema import ClipRecord, ClipRows, Status
@@ -105,7 +106,8 @@ class ClipTask:
         except OSError as error:
             return [(ClipRecord(self.clip, Status.UNREADABLE, message=str(error.strerror)), None)]
         try:
-            with ClipReader(self.path) as reader:
+            obey = not (yield from tag_is_false(self.path))
+            with ClipReader(self.path, obey) as reader:
                 yield from self._look_through(self._ahead(reader))
         except UnreadableClipError as error:
             record = ClipRecord(self.clip, Status.UNREADABLE, message=str(error), **identity)

@@ -116,13 +116,15 @@ class Decoder(Protocol):
 class OpenCvDecoder:
     """OpenCV with its FFmpeg backend; never the image-sequence one, which reads '%' as a pattern.
 
+    ``obey``: whether pictures are turned as the file's display matrix says.
+
     Raises
     ------
     DecoderError
         When it finds no video in the file, or only a cover picture.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, obey: bool = True) -> None:
         if not holds_itself(path):  # OpenCV 4.11 does not heed the lists above
             raise DecoderError("not a known kind of video file")
         self.name = f"opencv {cv2.__version__} ffmpeg"
@@ -149,7 +151,7 @@ class OpenCvDecoder:
         if matrix is None:
             matrix = Matrix.turn(_number(cap.get(cv2.CAP_PROP_ORIENTATION_META)))
         wide, high = cap.get(cv2.CAP_PROP_SAR_NUM), cap.get(cv2.CAP_PROP_SAR_DEN)
-        self.upright = Upright(matrix, wide / high if high else 1.0)
+        self.upright = Upright(matrix if obey else None, wide / high if high else 1.0)
 
     def pictures(self, skip: Callable[[int, float], bool]) -> Iterator[Picture]:
         """Yield the frames for which ``skip(index, time)`` is False."""
@@ -178,13 +180,15 @@ class OpenCvDecoder:
 class PyAvDecoder:
     """PyAV, packet by packet, so that a packet that cannot be decoded costs only its own frames.
 
+    ``obey`` as for `OpenCvDecoder`.
+
     Raises
     ------
     DecoderError
         When it cannot open the file or finds no video in it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, obey: bool = True) -> None:
         import av
         from av.video.reformatter import VideoReformatter
 
@@ -205,6 +209,7 @@ class PyAvDecoder:
             fps=_rate(float(rate) if rate else math.nan),
             codec=stream.codec_context.name,
         )
+        self._obey = obey
         self.upright = Upright()
         self.findings = Findings(counted=self.header.frames is not None)
         length, base = stream.duration, stream.time_base
@@ -217,7 +222,8 @@ class PyAvDecoder:
         for index, frame in enumerate(self._frames()):
             if index == 0:
                 aspect = self._stream.sample_aspect_ratio
-                self.upright = Upright(_side_matrix(frame), float(aspect) if aspect else 1.0)
+                matrix = _side_matrix(frame) if self._obey else None
+                self.upright = Upright(matrix, float(aspect) if aspect else 1.0)
             time = self._seconds(frame)
             if not skip(index, time):
                 # one reformatter for all frames: a frame's own would build its tables each time

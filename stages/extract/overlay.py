@@ -67,7 +67,8 @@ def overlay(
     partial = out.with_name(f".{out.stem}.partial{out.suffix or '.mp4'}")
     written = 0
     try:
-        for image in _drawn(path, rows, expected):
+        obey = bool(tracks[0].rotation or tracks[0].details.get("mirrored"))
+        for image in _drawn(path, obey, rows, expected):
             if not written:
                 h, w = image.shape[:2]
                 writer = _writer(partial, tracks[0].fps or 25.0, (w, h), out)
@@ -92,11 +93,11 @@ def _writer(partial: Path, fps: float, size: tuple[int, int], out: Path) -> cv2.
 
 
 def _drawn(
-    path: Path, rows: dict[int, dict[str, npt.NDArray[np.generic]]], expected: int
+    path: Path, obey: bool, rows: dict[int, dict[str, npt.NDArray[np.generic]]], expected: int
 ) -> Iterator[Image]:
     count = 0
     try:
-        with ClipReader(path) as reader:
+        with ClipReader(path, obey) as reader:
             for frame in reader:
                 if count < expected:
                     yield _draw(frame.image, rows, count)

@@ -90,6 +90,8 @@ class ClipReader:
     ----------
     path : Path
         A video or a still image.
+    obey : bool
+        Whether a video is turned and mirrored as its display matrix says (`tags.tag_is_false`).
 
     Raises
     ------
@@ -97,8 +99,8 @@ class ClipReader:
         On opening or on the first frame, when nothing can be decoded.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, obey: bool = True) -> None:
+        self.path, self._obey = path, obey
         self.info = ClipInfo()
         self._open: Decoder | None = None
         self._codec = ""
@@ -159,7 +161,7 @@ class ClipReader:
         """Open one decoder after the other, until one has reached the end of the clip."""
         for kind in (OpenCvDecoder, PyAvDecoder):
             try:
-                self._open = decoder = kind(self.path.resolve())
+                self._open = decoder = kind(self.path.resolve(), self._obey)
             except DecoderError:
                 continue
             header, info = decoder.header, self.info
@@ -234,6 +236,8 @@ class ClipReader:
         info, times = self.info, self._times
         info.frames, info.duration_s = len(times), self._duration()
         notes = list(self._failures)
+        if not self._obey:
+            notes.append("its rotation tag would lay faces on their side, and was ignored")
         if self._ends_early():
             info.status = Status.TRUNCATED
             notes.insert(0, f"ends after {info.frames} of {info.claimed_frames} frames")

@@ -19,7 +19,7 @@ from stages.extract.decoders import DecoderError, OpenCvDecoder, PyAvDecoder
 from stages.extract.video import ClipReader, UnreadableClipError
 from store.schema import Status
 from tests.testing.av_clips import AV1, pts_seconds, write_av
-from tests.testing.clips import moving_square, picture, write_video
+from tests.testing.clips import moving_square, picture, tagged, write_video
 
 
 def read(path: Path) -> tuple[ClipReader, list[float], list[np.ndarray]]:
@@ -127,17 +127,6 @@ def test_percent_signs_and_foreign_letters_in_names(tmp_path: Path) -> None:
 # --- upright, square pixels --------------------------------------------------------------------
 
 
-def tagged(path: Path, matrix: tuple[int, int, int, int], box: bytes = b"tkhd") -> Path:
-    """Put a display matrix (a, b, c, d) into the header of an MP4's track or of the whole movie."""
-    fixed = [65536 * v for v in (*matrix[:2], 0, *matrix[2:], 0, 0, 0)]
-    identity = b"".join(v.to_bytes(4, "big") for v in (65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30))
-    data = bytearray(path.read_bytes())
-    at = data.index(identity, data.index(box))
-    data[at : at + 36] = b"".join((v % 2**32).to_bytes(4, "big") for v in (*fixed, 1 << 30))
-    path.write_bytes(data)
-    return path
-
-
 def lopsided() -> np.ndarray:
     """Draw a picture that differs from itself under every turn and mirror."""
     image = np.full((48, 64, 3), 20, np.uint8)
@@ -162,7 +151,7 @@ ORIENTATIONS: dict[
 }
 
 
-def refuse(path: Path) -> None:
+def refuse(path: Path, obey: bool = True) -> None:
     raise DecoderError("not today")
 
 

@@ -46,3 +46,14 @@ def moving_square(
     x, y, side = start
     drawn = [picture([(x + i * step[0], y + i * step[1], side)]) for i in range(frames)]
     return write_video(path, drawn)
+
+
+def tagged(path: Path, matrix: tuple[int, int, int, int], box: bytes = b"tkhd") -> Path:
+    """Put a display matrix (a, b, c, d) into the header of an MP4's track or of the whole movie."""
+    fixed = [65536 * v for v in (*matrix[:2], 0, *matrix[2:], 0, 0, 0)]
+    identity = b"".join(v.to_bytes(4, "big") for v in (65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30))
+    data = bytearray(path.read_bytes())
+    at = data.index(identity, data.index(box))
+    data[at : at + 36] = b"".join((v % 2**32).to_bytes(4, "big") for v in (*fixed, 1 << 30))
+    path.write_bytes(data)
+    return path
