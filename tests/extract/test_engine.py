@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +8,16 @@ import cv2
 import numpy as np
 import pytest
 
-from stages.extract import batches, detector, faces, landmarks
+from stages.extract import batches, detector, engine, faces, landmarks
 from stages.extract import clip as clip_module
+from stages.extract.clip import Result
 from stages.extract.device import Device
 from stages.extract.engine import Engine
 from stages.extract.inputs import Source
 from stages.extract.nets import Nets, open_nets
 from stages.extract.packs import resolve
 from stages.extract.recipe import Recipe
+from stages.extract.requests import Answer, Request
 from store import ClipRecord, ClipRows, Status
 from tests.testing.clips import moving_square, picture, write_video
 
@@ -185,6 +187,28 @@ def test_clips_that_share_batches_get_the_rows_they_get_alone(
             assert rows is None
         else:
             same(rows, expected)
+
+
+@pytest.mark.parametrize("clips", [1, 3])
+def test_no_more_clips_are_open_than_asked_for(
+    tmp_path: Path, nets: Nets, monkeypatch: pytest.MonkeyPatch, clips: int
+) -> None:
+    begun, most = 0, 0
+
+    class Counted(engine.ClipTask):
+        def run(self) -> Generator[Request, Answer, list[Result]]:
+            nonlocal begun, most
+            begun += 1
+            most = max(most, begun)
+            results = yield from super().run()
+            begun -= 1
+            return results
+
+    monkeypatch.setattr(engine, "ClipTask", Counted)
+    paths = [moving_square(tmp_path / f"{i}.mp4", frames=9 + 4 * i) for i in range(5)]
+    sources = [Source(path.name, path) for path in paths]
+    assert len(list(Engine(nets, Recipe(), clips=clips).run(sources))) == 5
+    assert most == clips
 
 
 def test_all_faces_are_tracks_of_their_own(tmp_path: Path, nets: Nets) -> None:
