@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from sklearn.linear_model import RidgeCV
-from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from stages.fit.batches import ClipData
 from stages.fit.loader import ClipLoader
 
 ALPHAS = np.logspace(-4, 6, 21)
@@ -31,19 +30,9 @@ def time_average(loader: ClipLoader) -> tuple[list[str], npt.NDArray[np.float64]
     clips, rows = [], []
     for clip in loader.iter_clips():
         clips.append(clip.clip)
-        rows.append(clip_average(clip))
+        streams = (clip.appearance, clip.landmark)
+        rows.append(np.concatenate([s[clip.valid].mean(axis=0, dtype=np.float64) for s in streams]))
     return clips, np.stack(rows)
-
-
-def clip_average(clip: ClipData) -> npt.NDArray[np.float64]:
-    """Mean over the valid frames of both streams: (Da + 136,) float64."""
-    streams = (clip.appearance, clip.landmark)
-    return np.concatenate([s[clip.valid].mean(axis=0, dtype=np.float64) for s in streams])
-
-
-def make_ridge() -> Pipeline:
-    """StandardScaler -> RidgeCV, alphas 1e-4 to 1e6, chosen by leave-one-out."""
-    return make_pipeline(StandardScaler(), RidgeCV(ALPHAS))
 
 
 def time_average_ridge(fit_on: Sequence[ClipLoader], predict_on: ClipLoader) -> BaselinePredictions:
@@ -66,7 +55,7 @@ def time_average_ridge(fit_on: Sequence[ClipLoader], predict_on: ClipLoader) -> 
         names += clips
         features.append(x)
         scores += [loader.scores[c] for c in clips]
-    model = make_ridge()
+    model = make_pipeline(StandardScaler(), RidgeCV(ALPHAS))
     model.fit(np.concatenate(features), np.asarray(scores))
     clips, x = time_average(predict_on)
     prediction = np.asarray(model.predict(x), np.float64)

@@ -14,11 +14,11 @@ import numpy.typing as npt
 import pandas as pd
 from sklearn.compose import make_column_transformer
 from sklearn.impute import SimpleImputer
+from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import OneHotEncoder
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from stages.fit import models
-from stages.fit.baselines import clip_average, make_ridge
 from stages.fit.batches import ClipData
 from stages.fit.config import ConfigError, FitConfig, apply_overrides
 
@@ -43,20 +43,31 @@ class Regressor(Protocol):
         ...
 
 
+def _ridge() -> Pipeline:
+    """Ridge on standardised columns, its strength chosen by leave-one-out."""
+    return make_pipeline(StandardScaler(), RidgeCV(np.logspace(-4, 6, 21)))
+
+
+def _average(clip: ClipData) -> npt.NDArray[np.float64]:
+    """Mean over the valid frames of both streams: (Da + 136,)."""
+    streams = (clip.appearance, clip.landmark)
+    return np.concatenate([s[clip.valid].mean(axis=0, dtype=np.float64) for s in streams])
+
+
 class MeanRidge:
-    """Ridge on time averages, see baselines.py: ``meanpool`` where no other one is installed."""
+    """Ridge on time averages: ``meanpool`` as long as there is no stages/fit/pooled.py."""
 
     def __init__(self) -> None:
-        self._model = make_ridge()
+        self._model = _ridge()
 
     def fit(self, clips: Iterable[ClipData], score: npt.ArrayLike) -> Self:
         """Learn from clips and their (n,) scores."""
-        self._model.fit(np.stack([clip_average(c) for c in clips]), np.asarray(score, np.float64))
+        self._model.fit(np.stack([_average(c) for c in clips]), np.asarray(score, np.float64))
         return self
 
     def predict(self, clips: Iterable[ClipData]) -> npt.NDArray[np.float64]:
         """Score clips: (n,) float64."""
-        features = np.stack([clip_average(c) for c in clips])
+        features = np.stack([_average(c) for c in clips])
         return np.asarray(self._model.predict(features), np.float64)
 
 
@@ -141,10 +152,21 @@ def choose_contestants(
     pooled = pooled_names()
     base = apply_overrides(FitConfig(), plain)
     taken: set[str] = set()
+    refused: list[models.ModelError] = []
     chosen: list[Contestant] = []
     for name in names:
         if name in pooled:
-            config = base.model_copy(update={"model": name})
+            options = {}
+            for text in own:
+                key, _, value = text.strip().removeprefix("model.").partition("=")
+                try:
+                    make_pooled(name, 0, {key: value})
+                except models.ModelError as error:
+                    refused.append(error)
+                else:
+                    options[key] = value
+                    taken.add(text)
+            config = base.model_copy(update={"model": name, "model_options": options})
             chosen.append(Contestant(name, "pooled", config))
         elif name in models.names():
             has = models.options(name)
@@ -158,9 +180,9 @@ def choose_contestants(
     left = [text for text in own if text not in taken]
     if left:
         networks = [c.config.model for c in chosen if c.kind == "network"]
-        # The one that says what is near; with no network among the models nothing is.
-        apply_overrides(FitConfig(model=networks[0] if networks else "2stcn"), left)
-        raise ConfigError(f"none of the models {', '.join(names)} has the setting '{left[0]}'")
+        if networks:  # says what is near
+            apply_overrides(FitConfig(model=networks[0]), left)
+        raise refused[0]
     return [
         *chosen,
         *(c.in_disorder() for c in chosen if c.name != MEANPOOL),
@@ -209,7 +231,7 @@ def attribute_ridge(table: pd.DataFrame, columns: Sequence[str]) -> Pipeline:
         (numeric, numbers),
         (OneHotEncoder(handle_unknown="ignore", sparse_output=False), words),
     )
-    return make_pipeline(chosen, make_ridge())
+    return make_pipeline(chosen, _ridge())
 
 
 def attribute_table(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:

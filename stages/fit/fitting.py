@@ -51,7 +51,9 @@ def train_network(
         ``options`` build the same network again, with other weights.
     """
     with reproducible(seed):
-        options = {**models.options(config.model), "max_frames": longest} | config.model_options
+        known = models.options(config.model)
+        length = {"max_frames": longest} if "max_frames" in known else {}
+        options = known | length | config.model_options
         model = models.create(config.model, **options)
         model.set_statistics(train_clips.statistics())
         result = train(model, train_clips, val_clips, config.train, seed, progress)

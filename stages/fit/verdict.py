@@ -36,7 +36,10 @@ def subset_sentences(comparison: Comparison, subset: str) -> list[str]:
     if unclear:
         sentences.append(f"Not shown to rank at all, as the interval holds 0: {_listed(unclear)}.")
     if below:
-        sentences.append(f"Worse than chance: {_listed(below)}.")
+        sentences.append(
+            f"Below chance: {_listed(below)}; predictions that hardly leave the training mean do "
+            "that, since it is low where the tested fold lies high."
+        )
     if undefined:
         sentences.append(f"Without a rank correlation: {_listed(undefined)}.")
     groups = rows[0].groups

@@ -2,13 +2,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.linear_model import RidgeCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 import store
-from stages.fit.baselines import time_average_ridge
+from stages.fit import contestants
 from stages.fit.config import ConfigError
 from stages.fit.contestants import (
     MeanRidge,
@@ -51,7 +55,7 @@ def test_unknown_models_and_settings_are_refused() -> None:
     assert "2stcn" in caught.value.hint and "meanpool" in caught.value.hint
     with pytest.raises(ConfigError, match="did you mean 'model.channels'"):
         choose_contestants(["2stcn", "meanpool"], ["model.chanels=3"], [])
-    with pytest.raises(ConfigError, match="setting 'model.channels=3'"):
+    with pytest.raises(ModelError, match="channels"):
         choose_contestants(["meanpool"], ["model.channels=3"], [])
     with pytest.raises(ConfigError, match="each model once"):
         choose_contestants(["2stcn", "2stcn"], [], [])
@@ -71,7 +75,12 @@ def test_the_stand_in_for_meanpool_is_ridge_on_time_averages(made: tuple[Path, P
     scores = {span.clip: float(k % 7) for k, span in enumerate(spans)}
     seen, tested = ClipLoader(source, spans[:25], scores), ClipLoader(source, spans[25:], scores)
     ridge = MeanRidge().fit(seen.iter_clips(), [scores[c.clip] for c in seen.clips])
-    expected = time_average_ridge([seen], tested).prediction
+    mean = {c.clip: np.r_[c.appearance[c.valid].mean(axis=0, dtype="f8"),
+                          c.landmark[c.valid].mean(axis=0, dtype="f8")]
+            for loader in (seen, tested) for c in loader.iter_clips()}  # fmt: skip
+    by_hand = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-4, 6, 21)))
+    by_hand.fit([mean[s.clip] for s in spans[:25]], [scores[s.clip] for s in spans[:25]])
+    expected = by_hand.predict([mean[s.clip] for s in spans[25:]])
     np.testing.assert_allclose(ridge.predict(tested.iter_clips()), expected)
 
 
@@ -126,3 +135,36 @@ def test_a_clip_is_shuffled_the_same_way_every_time_it_is_read(
     assert all((a == b).all() for a, b in zip(first, again, strict=True))
     other = [shuffle_frames(4)(c).landmark for c in clips[0].iter_clips()]
     assert any((a != b).any() for a, b in zip(first, other, strict=True))
+
+
+class Pooled:
+    """As stages/fit/pooled.py is agreed to be."""
+
+    POOLED = ("meanpool", "statpool")
+
+    class PooledRegressor:
+        def __init__(self, kind: str, seed: int = 0, **options: object) -> None:
+            if set(options) - {"regressor"} or options.get("regressor", "ridge") == "none":
+                raise ModelError(f"model '{kind}' does not take {options}")
+            self.kind = kind
+
+
+def test_options_go_to_the_pooled_models_that_take_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contestants, "find_spec", lambda _: object())
+    monkeypatch.setattr(contestants, "importlib", SimpleNamespace(import_module=lambda _: Pooled))
+    settings = ["model.regressor=svr", "model.channels=4"]
+    found = choose_contestants(["2stcn", "statpool"], settings, [])
+    assert [c.name for c in found] == [
+        "2stcn",
+        "statpool",
+        "2stcn (frames shuffled)",
+        "statpool (frames shuffled)",
+        "meanpool",
+        "constant",
+    ]
+    assert found[0].config.model_options == {"channels": 4}
+    assert found[1].config.model_options == {"regressor": "svr"}
+    assert found[4].config.model_options == {}
+    with pytest.raises(ModelError, match="does not take {'regressor': 'none'}"):
+        choose_contestants(["statpool"], ["model.regressor=none"], [])
+    assert make_pooled("statpool", 0, {}).kind == "statpool"  # type: ignore[attr-defined]
