@@ -104,6 +104,7 @@ def compare(
     *,
     normalised: bool = False,
     without_order: Collection[str] = (),
+    asked: Collection[str] | None = None,
     samples: int = 2000,
     seed: int = 0,
 ) -> Comparison:
@@ -127,6 +128,9 @@ def compare(
     without_order : collection of str
         Contestants that give all clips of a fold one value. They have no SRC and no PC: pooled over
         folds those would only say that the mean of the others is low where a fold lies high.
+    asked : collection of str, optional
+        Differences are tested between these and everyone else, so that p is not corrected for
+        questions that nobody asked; left out, between all.
     samples, seed : int
         Of the bootstrap; the draws are the same for all contestants.
     """
@@ -158,7 +162,7 @@ def compare(
                 raw.append(row)
     estimates = {row.name: row.src.value for row in rows if row.subset == ALL}
     groups = int(code_of.max()) + 1
-    return Comparison(rows, pair_differences(estimates, drawn, groups), raw)
+    return Comparison(rows, pair_differences(estimates, drawn, groups, asked), raw)
 
 
 def _measure(
@@ -198,9 +202,12 @@ def _estimate(statistic: Statistic, p: FloatArray, g: FloatArray) -> float:
 
 
 def pair_differences(
-    estimates: Mapping[str, float], drawn: Mapping[str, FloatArray], groups: int
+    estimates: Mapping[str, float],
+    drawn: Mapping[str, FloatArray],
+    groups: int,
+    asked: Collection[str] | None = None,
 ) -> list[Difference]:
-    """Test all pairs of contestants: paired draws, Student's t, Holm's correction over all pairs.
+    """Test pairs of contestants: paired draws, Student's t, Holm's correction over these pairs.
 
     Parameters
     ----------
@@ -209,9 +216,13 @@ def pair_differences(
     drawn : dict of (samples,) float
         SRC in each draw, the same draws for all.
     groups : int
+    asked : collection of str, optional
+        At least one of a pair is among these; left out, all pairs.
     """
     found = []
     for first, second in combinations(drawn, 2):
+        if asked is not None and first not in asked and second not in asked:
+            continue
         value = estimates[first] - estimates[second]
         values = drawn[first] - drawn[second]
         low, high = interval("difference", value, values, groups)

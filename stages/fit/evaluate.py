@@ -35,7 +35,7 @@ class Evaluated:
     folder : Path
     comparison : Comparison
     asked : list of str
-        Names of the contestants that were asked for; the others are baselines.
+        Names of the contestants that are compared with everyone else.
     predictions : dict of (repeats, n) float64
     study : Study
     """
@@ -142,6 +142,7 @@ def run_study(
         study.grouping.group,
         normalised=study.design.normalise != "none",
         without_order=[c.name for c in contestants if c.kind == "constant"],
+        asked=asked,
         samples=base.bootstrap,
         seed=study.design.seed,
     )

@@ -113,6 +113,17 @@ def test_models_that_are_equally_good_are_told_apart_in_5_percent_of_studies() -
     assert 0.02 <= found / 600 <= 0.08
 
 
+def test_only_questions_that_were_asked_are_corrected_for() -> None:
+    rng = np.random.default_rng(0)
+    drawn = {name: rng.normal(size=50) for name in "abcd"}
+    estimates = dict.fromkeys("abcd", 0.2) | {"a": 1.9}
+    found = pair_differences(estimates, drawn, 30, asked=["a"])
+    assert [(d.first, d.second) for d in found] == [("a", "b"), ("a", "c"), ("a", "d")]
+    smallest = min(found, key=lambda d: d.p)
+    assert smallest.p_holm == pytest.approx(3 * smallest.p)
+    assert len(pair_differences(estimates, drawn, 30)) == 6
+
+
 def test_identical_predictions_do_not_differ() -> None:
     values = np.linspace(0, 0.5, 40)
     (difference,) = pair_differences({"a": 0.3, "b": 0.3}, {"a": values, "b": values}, 9)

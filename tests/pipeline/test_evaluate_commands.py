@@ -44,7 +44,7 @@ def test_evaluate_prints_a_table_and_what_it_supports(home: Path) -> None:
     rows = {(row["contestant"], row["subset"]): row for row in told["rows"]}
     assert set(rows["2stcn", "All"]["src"]) == {"value", "low", "high"}
     assert rows["constant", "All"]["src"]["value"] is None
-    assert len(told["differences"]) == 6
+    assert len(told["differences"]) == 5
     assert all(0 <= d["p"] <= d["p_holm"] <= 1 for d in told["differences"])
 
 
