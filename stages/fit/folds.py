@@ -74,7 +74,7 @@ def inner_split(
     ----------
     score, group : (n,)
     val : float
-        Share of the clips.
+        Share of the clips; a larger one where it would be less than 3 clips.
     seed : int
 
     Returns
@@ -89,7 +89,9 @@ def inner_split(
     g = np.asarray(score, np.float64)
     code = group_codes(group)
     groups, n = len(np.unique(code)), len(g)
-    want, least = np.array([1 - val, val]) * n, np.array([MIN_TRAIN, MIN_OTHER])
+    # Whole groups are dealt: of a few large ones a small share would round to nothing.
+    chosen = max(val * n, MIN_OTHER + n / max(groups, 1) / 2)
+    want, least = np.array([n - chosen, chosen]), np.array([MIN_TRAIN, MIN_OTHER])
     rng = np.random.default_rng(seed)
     dealt = deal_groups(g, code, want, least, rng, _trials(groups)) if groups >= 2 else None
     if dealt is None:
@@ -98,7 +100,7 @@ def inner_split(
             f"on and {MIN_OTHER} to choose the epoch",
             "ask for more --folds, so that more is left to train on, or label more clips",
         )
-    return dealt == 1
+    return np.asarray(dealt == 1)
 
 
 def _trials(groups: int) -> int:

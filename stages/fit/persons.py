@@ -40,7 +40,8 @@ def mean_embeddings(source: FeatureStore, clips: Sequence[ClipSpan]) -> npt.NDAr
     loader = ClipLoader(source, clips, stream="embedding", landmarks="none", budget=Budget(0))
     found = {c.clip: c.appearance[c.valid].mean(axis=0, dtype="f8") for c in loader.iter_clips()}
     rows = np.stack([found[span.clip] for span in clips])
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows / np.maximum(length, 1e-12))
 
 
 def cluster_persons(embeddings: npt.NDArray[np.float64], threshold: float = THRESHOLD) -> list[str]:

@@ -59,10 +59,7 @@ def test_ablate_writes_the_papers_table(home: Path) -> None:
     ("args", "message"),
     [
         (["evaluate", "--models", "lstm"], "there is no model named 'lstm'"),
-        (["evaluate", "--models", "meanpool", "--folds", "20"], "at least 21"),
-        (["evaluate", "--attributes", "beauty"], "no column 'beauty'"),
         (["ablate", "--set", "model.attention=true"], "what the rows of the ablation differ in"),
-        (["evaluate", "--labels", "none.csv"], "no such label file"),
     ],
 )
 def test_mistakes_are_told_in_a_line(home: Path, args: list[str], message: str) -> None:
