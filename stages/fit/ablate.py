@@ -130,7 +130,14 @@ def ablate(
     ]
     # One row against the others, settled beforehand: 45 pairs would leave no p to find.
     evaluated = run_study(study, contestants, [FULL.name], folder, base, jobs, progress)
-    lead = "\n\n".join(["## In the paper's layout", layout(evaluated.comparison), NOTE])
+    lead = "\n\n".join(
+        [
+            "## In the paper's layout",
+            layout(evaluated.comparison),
+            layout_sentence(evaluated.comparison),
+            NOTE,
+        ]
+    )
     text = report_text(study, evaluated.comparison, evaluated.asked, TITLE, lead)
     write_text(folder / REPORT, text)
     return evaluated
@@ -155,3 +162,26 @@ def layout(comparison: Comparison) -> str:
         for row in ROWS
     ]
     return markdown_table(columns, lines)
+
+
+def layout_sentence(comparison: Comparison) -> str:
+    """Say which of the ten rows rank better than chance on All, and which the best one beats."""
+    names = {row.name: row.name.partition(" ")[0] for row in ROWS}
+    above = [names[r.name] for r in comparison.of(ALL) if r.name in names and r.src.low > 0]
+    found = {names[n]: comparison.difference(FULL.name, n) for n in names if n != FULL.name}
+    held = {number: d for number, d in found.items() if d is not None and d.holds}
+    better = [number for number, d in held.items() if d.value > 0]
+    worse = [number for number, d in held.items() if d.value < 0]
+    said = [f"better than row {', '.join(better)}"] if better else []
+    said += [f"worse than row {', '.join(worse)}"] if worse else []
+    text = (
+        f"On All the data supports that row {', '.join(above)} rank better than chance"
+        if above
+        else "On All the data supports for no row that it ranks better than chance"
+    )
+    if said:
+        return f"{text}, and that row {names[FULL.name]} ranks {' and '.join(said)}."
+    return (
+        f"{text}; it supports no difference between row {names[FULL.name]}, the paper's best, and "
+        "any other."
+    )

@@ -14,9 +14,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from stages.fit.compare import ALL, Comparison, Estimate, Row
-from stages.fit.study import Study
+from stages.fit.study import Study, StudyError
 from stages.fit.verdict import difference_sentences, p_value, span, subset_sentences
-from store.errors import FacepipeError
 
 CONFIG, REPORT, TABLES, COMPARISONS, PREDICTIONS = (
     "config.json",
@@ -36,10 +35,6 @@ is in them only as far as the folds differ. Differences are paired on the same d
 corrected for all of them by Holm's method.
 The constant has no SRC: pooled over folds it would only say that the mean of the others is low
 where a fold lies high."""
-
-
-class StudyError(FacepipeError, ValueError):
-    """A folder that holds something else, or the folds of another study."""
 
 
 def check_folder(folder: Path, wanted: Mapping[str, Any]) -> None:
@@ -167,6 +162,7 @@ def report_text(
             parts += [
                 f"### {_subset_title(subset)}",
                 rows_table(comparison.of(subset, raw=True), False),
+                " ".join(subset_sentences(comparison, subset, raw=True)),
             ]
     return "\n\n".join([*parts, "## How to read this", NOTES]) + "\n"
 

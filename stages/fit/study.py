@@ -34,6 +34,7 @@ from stages.fit.run_folder import make_loader
 from stages.fit.spans import clip_spans
 from stages.fit.targets import Normalise, Target
 from stages.fit.trainer import LabelScale
+from store.errors import FacepipeError
 
 FloatArray = npt.NDArray[np.float64]
 Echo = Callable[[str], None]
@@ -238,6 +239,10 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+class StudyError(FacepipeError, ValueError):
+    """A folder that holds something else, or the folds of another study."""
+
+
 Task = tuple[Contestant, int, int]
 
 
@@ -255,6 +260,17 @@ def _run_task(study: Study, folder: Path, task: Task) -> None:
     partial = target.with_suffix(f".{os.getpid()}.partial")
     partial.write_text(json.dumps({"prediction": prediction.tolist(), **details}) + "\n")
     os.replace(partial, target)
+
+
+def _kept(study: Study, folder: Path, task: Task) -> list[float] | None:
+    """Predictions that are kept of a fold; None if there are none, or no whole ones."""
+    _, repeat, fold = task
+    try:
+        found = json.loads(fold_file(folder, task).read_text())["prediction"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    whole = isinstance(found, list) and len(found) == (study.grouping.folds[repeat] == fold).sum()
+    return found if whole else None
 
 
 _worker: Study | None = None
@@ -294,6 +310,11 @@ def run_folds(
     -------
     dict of (repeats, n) float64
         Out-of-fold predictions by contestant, in the units of the target.
+
+    Raises
+    ------
+    StudyError
+        What was kept is gone when all is done.
     """
     folds = study.grouping.folds
     tasks = [
@@ -304,10 +325,10 @@ def run_folds(
     ]
     todo = []
     for task in tasks:
-        if fold_file(folder, task).is_file():
-            done(task)
-        else:
+        if _kept(study, folder, task) is None:
             todo.append(task)
+        else:
+            done(task)
     if jobs == 1 or len(todo) < 2:
         for task in todo:
             _run_task(study, folder, task)
@@ -319,8 +340,13 @@ def run_folds(
         table = np.full(folds.shape, np.nan)
         for repeat in range(len(folds)):
             for fold in range(study.design.folds):
-                text = fold_file(folder, (contestant, repeat, fold)).read_text()
-                table[repeat, folds[repeat] == fold] = json.loads(text)["prediction"]
+                kept = _kept(study, folder, (contestant, repeat, fold))
+                if kept is None:
+                    raise StudyError(
+                        f"{folder}: a fold of {contestant.name} was removed meanwhile",
+                        "run the same command again",
+                    )
+                table[repeat, folds[repeat] == fold] = kept
         found[contestant.name] = table
     return found
 

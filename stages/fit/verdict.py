@@ -21,9 +21,9 @@ def p_value(p: float) -> str:
     return "p < .001" if p < 0.001 else f"p = {p:.3f}".replace("0.", ".", 1)
 
 
-def subset_sentences(comparison: Comparison, subset: str) -> list[str]:
+def subset_sentences(comparison: Comparison, subset: str, raw: bool = False) -> list[str]:
     """Say which contestants rank better than chance on one subset."""
-    rows = comparison.of(subset)
+    rows = comparison.of(subset, raw)
     above = [row for row in rows if row.src.low > 0]
     below = [row for row in rows if row.src.high < 0]
     unclear = [row for row in rows if row.src.low <= 0 <= row.src.high]

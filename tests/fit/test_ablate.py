@@ -2,11 +2,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from stages.fit import models
-from stages.fit.ablate import PAPER_COLUMNS, ROWS, ablate
+from stages.fit.ablate import PAPER_COLUMNS, ROWS, ablate, layout_sentence
+from stages.fit.compare import compare
 from stages.fit.config import ConfigError
 from stages.fit.study import Design
 from tests.fit.study_clips import make_study
@@ -42,6 +44,25 @@ def test_what_the_rows_differ_in_cannot_be_set(tmp_path: Path) -> None:
             ablate(design, tmp_path / "out", [setting])
 
 
+def test_the_sentence_names_rows_by_their_numbers() -> None:
+    rng = np.random.default_rng(0)
+    score = rng.normal(size=(1, 300))
+    noise = {row.name: 0.3 if row.name.startswith("7") else 3.0 for row in ROWS}
+    noise["10 attention, decision, last"] = 1e6
+    predictions = {name: score + sd * rng.normal(size=score.shape) for name, sd in noise.items()}
+    group = [str(k) for k in range(300)]
+    found = compare(predictions, score, score[0], [""] * 300, group, samples=200)
+    text = layout_sentence(found)
+    assert text.startswith(
+        "On All the data supports that row 1, 2, 3, 4, 5, 6, 7, 8, 9 rank better"
+    )
+    assert "and that row 7 ranks better than row 1, 2, 3, 4, 5, 6, 8, 9, 10." in text
+    equal = compare(dict.fromkeys(noise, rng.normal(size=score.shape)), score, score[0],
+                    [""] * 300, group, samples=200)  # fmt: skip
+    text = layout_sentence(equal)
+    assert text.startswith("On All the data supports for no row") and "no difference" in text
+
+
 def test_the_ten_rows_stand_beside_the_papers_and_jobs_change_nothing(tmp_path: Path) -> None:
     paths = make_study(tmp_path, clips=24, persons=12)
     design = Design((paths[0],), paths[1], folds=2, repeats=1)
@@ -62,6 +83,7 @@ def test_the_ten_rows_stand_beside_the_papers_and_jobs_change_nothing(tmp_path: 
              range(1, 11)))]  # fmt: skip
     assert len(lines) == 10
     assert "for orientation only" in text
+    assert "On All the data supports" in text
     cells = [cell.strip() for cell in lines[6].strip("|").split("|")]
     assert cells[:5] == ["7", "A + L", "yes", "decision", "max"]
     tables = pd.read_csv(tmp_path / "one" / "tables.csv")

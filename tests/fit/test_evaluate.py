@@ -14,8 +14,7 @@ from stages.fit import study as engine
 from stages.fit.compare import ALL
 from stages.fit.evaluate import Evaluated, evaluate
 from stages.fit.persons import PersonsError
-from stages.fit.report import StudyError
-from stages.fit.study import Design, Study
+from stages.fit.study import Design, Study, StudyError
 from tests.fit.study_clips import make_study
 
 SETTINGS = ["epochs=2", "batch_size=8", "model.channels=4", "model.levels=2", "bootstrap=100"]
@@ -128,6 +127,18 @@ def test_a_model_can_be_added_and_nothing_else_changed(
         evaluate(design(people), ["2stcn"], folder, ["epochs=3", *SETTINGS[1:]])
     with pytest.raises(StudyError, match="seed"):
         evaluate(design(people), ["2stcn"], folder, ["seed=1", *SETTINGS])
+
+
+def test_a_fold_that_is_not_whole_is_fitted_again(
+    evaluated: Evaluated, people: Paths, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    shutil.copytree(evaluated.folder, folder)
+    (folder / "folds" / "meanpool" / "repeat0-fold1.json").write_text('{"predic')
+    (folder / "folds" / "constant" / "repeat1-fold0.json").write_text('{"prediction": [1.0]}')
+    evaluate(design(people), ["2stcn"], folder, SETTINGS)
+    for name in FILES:
+        assert (folder / name).read_bytes() == (evaluated.folder / name).read_bytes(), name
 
 
 def test_a_folder_of_something_else_is_left_alone(people: Paths, tmp_path: Path) -> None:
