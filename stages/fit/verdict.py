@@ -93,7 +93,4 @@ def _against(other: str, difference: Difference) -> str:
 def _order(name: str, difference: Difference) -> str:
     if difference.holds and difference.value > 0:
         return f"The order of the frames matters to {name}: it ranks worse with them shuffled."
-    return (
-        f"Nothing shows that {name} makes use of the order of the frames: shuffled in time they "
-        "serve it no worse."
-    )
+    return f"The data does not show that {name} makes use of the order of the frames."
