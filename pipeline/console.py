@@ -54,6 +54,11 @@ def result(line: str) -> None:
     out.print(line, soft_wrap=True)
 
 
+def say(line: str) -> None:
+    """Print a line of the result as it is, brackets and all."""
+    out.print(line, soft_wrap=True, markup=False)
+
+
 def emit(value: dict[str, Any]) -> None:
     """Print the one JSON object of a run with ``--json``."""
     sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
@@ -138,6 +143,25 @@ def epoch_progress(total: int) -> Iterator[Any]:
             progress.update(task, advance=1, state=state)
 
         yield epoch
+
+
+@contextmanager
+def fold_progress() -> Iterator[Any]:
+    """Show a bar on stderr while folds are fitted; yields the callback for each."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=True) as progress:
+        task = progress.add_task("folds", total=None)
+
+        def fold(name: str, done: int, total: int) -> None:
+            progress.update(task, description=name, completed=done, total=total)
+
+        yield fold
 
 
 def extraction(summary: Summary) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from operator import attrgetter
@@ -77,6 +77,9 @@ class ClipLoader:
         Bytes that may stay in memory; left out, DEFAULT_BUDGET for this loader.
     block_rows : int
         Rows that a block spans at most, unless one clip has more.
+    change : callable, optional
+        Applied to every clip that is read, for example to put its frames in another order; the same
+        clip must come out the same every time.
     """
 
     def __init__(
@@ -91,6 +94,7 @@ class ClipLoader:
         max_frames: int | None = None,
         budget: Budget | None = None,
         block_rows: int = BLOCK_ROWS,
+        change: Callable[[ClipData], ClipData] | None = None,
     ) -> None:
         self.clips = sorted(clips, key=attrgetter("start"))
         self.scores = dict(scores or {})
@@ -99,6 +103,7 @@ class ClipLoader:
         self._landmarks: LandmarkMode = landmarks
         self._fps = fps
         self._max_frames = max_frames
+        self._change = change
         self._kept: dict[int, list[ClipData]] = {}
         self._budget = budget or Budget()
         self._taken = 0
@@ -119,15 +124,14 @@ class ClipLoader:
         clips = []
         for span in spans:
             rows = slice(span.start - low, span.start - low + span.frames)
-            clips.append(
-                prepare(
-                    span.clip,
-                    *(a[rows] for a in arrays),
-                    landmarks=self._landmarks,
-                    fps=self._fps,
-                    max_frames=self._max_frames,
-                )
+            clip = prepare(
+                span.clip,
+                *(a[rows] for a in arrays),
+                landmarks=self._landmarks,
+                fps=self._fps,
+                max_frames=self._max_frames,
             )
+            clips.append(clip if self._change is None else self._change(clip))
         size = sum(c.nbytes for c in clips)
         if self._budget.take(size):
             self._taken += size

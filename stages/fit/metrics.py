@@ -1,4 +1,8 @@
-"""How well predictions agree with labels: SRC with its interval, PC, MAE, RMSE."""
+"""How well predictions agree with labels: SRC with its interval, PC, MAE, RMSE.
+
+Intervals come from a bootstrap over groups (persons) that is widened for few of them; how, and what
+simulations showed of it, is told at bootstrap.interval.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
+
+from stages.fit.bootstrap import draws, group_codes, interval
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -25,7 +31,7 @@ class Metrics:
     src : float
         Spearman's rank correlation; NaN where it is not defined (n < 3, or one side constant).
     src_low, src_high : float
-        Bounds of the 95 % percentile bootstrap interval of ``src``; NaN where not defined.
+        Bounds of the 95 % bootstrap interval of ``src``, see bootstrap.py; NaN where not defined.
     pc : float
         Pearson's correlation; NaN where not defined.
     mae, rmse : float
@@ -80,36 +86,18 @@ def bootstrap_src(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Percentile interval of SRC when whole groups are drawn with replacement.
+    """Interval of SRC when whole groups are drawn with replacement, see bootstrap.interval.
 
     Clips of one person are not independent, so the person is what is drawn; with one clip a group
-    this is the ordinary bootstrap. Draws in which SRC is not defined are left out; NaN, NaN if that
-    is more than half of them or if there are fewer than two groups.
+    this is the ordinary bootstrap. NaN, NaN if SRC is not defined in more than half of the draws or
+    if there are fewer than two groups.
     """
-    _, code = np.unique(np.asarray([str(g) for g in group]), return_inverse=True)
-    members = [np.flatnonzero(code == k) for k in range(int(code.max()) + 1)] if len(code) else []
-    if len(members) < 2:
+    if len(prediction) < 3:
         return math.nan, math.nan
-    rng = np.random.default_rng(seed)
-    values = np.empty(samples)
-    for k in range(samples):
-        drawn = rng.integers(len(members), size=len(members))
-        rows = np.concatenate([members[d] for d in drawn])
-        values[k] = _quick_spearman(prediction[rows], score[rows])
-    values = values[np.isfinite(values)]
-    if len(values) <= samples / 2:
-        return math.nan, math.nan
-    tail = 50 * (1 - confidence)
-    low, high = np.percentile(values, [tail, 100 - tail])
-    return float(low), float(high)
-
-
-def _quick_spearman(a: FloatArray, b: FloatArray) -> float:
-    """Compute SRC without its p-value, which is most of scipy's time."""
-    if not _defined(a, b):
-        return math.nan
-    ranks = stats.rankdata(np.stack([a, b]), axis=1)  # (2, n)
-    return float(np.corrcoef(ranks)[0, 1])
+    code = group_codes(group)
+    values = draws("src", prediction, score, code, samples=samples, seed=seed)
+    src = spearman(prediction, score)
+    return interval("src", src, values, int(code.max()) + 1, confidence)
 
 
 def measure(

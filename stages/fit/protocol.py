@@ -69,22 +69,7 @@ def split_groups(
         )
     want = np.array([1 - val - test, val, test]) * n
     least = np.array([MIN_TRAIN, MIN_OTHER, MIN_OTHER])
-    rng = np.random.default_rng(seed)
-    spread = float(g.std()) or 1.0
-    best: tuple[float, npt.NDArray[np.intp]] | None = None
-    for _ in range(TRIALS):
-        part_of = _deal(sizes, want, rng)
-        parts = part_of[code]  # (n,)
-        counts = np.bincount(parts, minlength=3)
-        if (counts < least).any():
-            continue
-        cost = float((np.abs(counts - want) / n).sum())
-        for k in range(3):
-            here = g[parts == k]
-            cost += 0.25 * abs(here.mean() - g.mean()) / spread
-            cost += 0.25 * abs(here.std() - g.std()) / spread
-        if best is None or cost < best[0]:
-            best = cost, parts
+    best = deal_groups(g, code, want, least, np.random.default_rng(seed))
     if best is None:
         raise SplitError(
             f"{n} labelled clips in {len(sizes)} groups (largest: {int(sizes.max())} clips) are "
@@ -92,7 +77,50 @@ def split_groups(
             f"to test with val={val:g}, test={test:g}",
             "label more clips, or raise split.val and split.test if those parts are too small",
         )
-    return [PARTS[k] for k in best[1]]
+    return [PARTS[k] for k in best]
+
+
+def deal_groups(
+    score: npt.NDArray[np.float64],
+    code: npt.NDArray[np.intp],
+    want: npt.NDArray[np.float64],
+    least: npt.NDArray[np.int64],
+    rng: np.random.Generator,
+    trials: int = TRIALS,
+) -> npt.NDArray[np.intp] | None:
+    """Best of some random deals of whole groups to P parts: sizes as asked, scores alike.
+
+    Parameters
+    ----------
+    score : (n,) float
+    code : (n,) int
+        Groups numbered from 0.
+    want, least : (P,)
+        Clips asked for, and at least, in each part.
+    rng : Generator
+    trials : int
+
+    Returns
+    -------
+    (n,) int, the part of each clip; None if no deal gave every part its least
+    """
+    n, spread = len(score), float(score.std()) or 1.0
+    sizes = np.bincount(code)
+    best: tuple[float, npt.NDArray[np.intp]] | None = None
+    for _ in range(trials):
+        part_of = _deal(sizes, want, rng)
+        parts = part_of[code]  # (n,)
+        counts = np.bincount(parts, minlength=len(want))
+        if (counts < least).any():
+            continue
+        cost = float((np.abs(counts - want) / n).sum())
+        for k in range(len(want)):
+            here = score[parts == k]
+            cost += 0.25 * abs(here.mean() - score.mean()) / spread
+            cost += 0.25 * abs(here.std() - score.std()) / spread
+        if best is None or cost < best[0]:
+            best = cost, parts
+    return None if best is None else best[1]
 
 
 def _deal(
@@ -100,7 +128,7 @@ def _deal(
 ) -> npt.NDArray[np.intp]:
     """Give every group a part: always the one that lacks the largest share of what it wants."""
     part = np.empty(len(sizes), np.intp)
-    have = np.zeros(3)
+    have = np.zeros(len(want))
     # Large groups first, or the last of them could only overfill a small part.
     for group in sorted(rng.permutation(len(sizes)), key=lambda k: -int(sizes[k] > want[1:].min())):
         part[group] = np.argmax((want - have - sizes[group] / 2) / want)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -18,6 +18,7 @@ import store
 from stages.fit import models
 from stages.fit.baselines import time_average_ridge
 from stages.fit.config import FitConfig
+from stages.fit.fitting import predict_scores, refit_network, train_network
 from stages.fit.labels import Labels, read_labels
 from stages.fit.loader import Budget, ClipLoader
 from stages.fit.metrics import Metrics, measure
@@ -36,15 +37,7 @@ from stages.fit.run_folder import (
     write_json,
 )
 from stages.fit.spans import FeatureStore, clip_spans
-from stages.fit.trainer import (
-    LabelScale,
-    Progress,
-    TrainResult,
-    predict,
-    refit,
-    reproducible,
-    train,
-)
+from stages.fit.trainer import LabelScale, Progress, TrainResult
 
 __all__ = ["FitResult", "Run", "RunError", "fit", "load_run", "newest_run"]
 
@@ -165,28 +158,21 @@ def fit_from(
 
     loaders = {part: loader_of(t) for part, t in parts.items()}
     with new_run_folder(target, overwrite) as folder:
-        with reproducible(config.seed):
-            longest = max(loader.longest() for loader in loaders.values())
-            options = {**models.options(config.model), "max_frames": longest}
-            options |= config.model_options
-            model = models.create(config.model, **options)
-            model.set_statistics(loaders["train"].statistics())
-            result = train(
-                model, loaders["train"], loaders["val"], config.train, config.seed, progress
-            )
-        predictions = _predictions(model, loaders.values(), label, config)
+        longest = max(loader.longest() for loader in loaders.values())
+        model, options, result = train_network(
+            config, loaders["train"], loaders["val"], longest, config.seed, progress
+        )
+        predictions = predict_scores(model, loaders.values(), label, config)
         rival = time_average_ridge([loaders["train"], loaders["val"]], loaders["test"])
         if config.train.refit:
             echo(f"training again on train and val together, {result.best_epoch} epochs")
             loaders["train"].release()
             loaders["val"].release()
             both = loader_of(table[table["part"] != "test"])
-            with reproducible(config.seed):
-                model = models.create(config.model, **options)
-                model.set_statistics(both.statistics())
-                refit(model, both, result.best_epoch, config.train, config.seed)
+            model = refit_network(config, options, both, result.best_epoch, config.seed)
             # The validation part keeps the predictions of the network that had not seen it.
-            predictions |= _predictions(model, [loaders["train"], loaders["test"]], label, config)
+            seen_and_test = [loaders["train"], loaders["test"]]
+            predictions |= predict_scores(model, seen_and_test, label, config)
         rival_score = dict(zip(rival.clips, rival.prediction * label.sd + label.mean, strict=True))
         table["prediction"] = table["clip"].map(predictions)
         table[BASELINE] = table["clip"].map(rival_score)
@@ -216,20 +202,6 @@ def fit_from(
         result.epochs,
         labels,
     )
-
-
-def _predictions(
-    model: models.TemporalModel,
-    loaders: Iterable[ClipLoader],
-    label: LabelScale,
-    config: FitConfig,
-) -> dict[str, float]:
-    """Predictions by clip id, in label units."""
-    found: dict[str, float] = {}
-    for loader in loaders:
-        clips, p, _ = predict(model, loader, config.train.batch_size)
-        found |= zip(clips, (p.double() * label.sd + label.mean).tolist(), strict=True)
-    return found
 
 
 def _measure(table: pd.DataFrame, column: str, config: FitConfig) -> Metrics:
@@ -265,12 +237,17 @@ def _provenance(source: FeatureStore, store_path: StorePath, labels: Labels) -> 
             "used": len(labels.frame),
             "without_clip": len(labels.warnings),
         },
-        "versions": {
-            "facepipe": _version(),
-            "python": platform.python_version(),
-            "torch_threads": str(torch.get_num_threads()),
-            **{name: version(name) for name in VERSIONED},
-        },
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result hangs on, and the number of torch threads."""
+    return {
+        "facepipe": _version(),
+        "python": platform.python_version(),
+        "torch_threads": str(torch.get_num_threads()),
+        **{name: version(name) for name in VERSIONED},
     }
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 import store
 from stages.fit import models
+from stages.fit.batches import ClipData
 from stages.fit.config import FitConfig, validate
 from stages.fit.loader import Budget, ClipLoader
 from stages.fit.spans import ClipSpan, FeatureStore, check_arrays, clip_spans
@@ -194,8 +195,11 @@ def make_loader(
     scores: Mapping[str, float],
     config: FitConfig,
     budget: Budget | None = None,
+    change: Callable[[ClipData], ClipData] | None = None,
 ) -> ClipLoader:
     """Return the loader that a configuration asks for; ``budget`` is given where several share.
+
+    ``change`` as for ClipLoader.
 
     Raises
     ------
@@ -212,6 +216,7 @@ def make_loader(
         fps=config.fps,
         max_frames=config.max_frames,
         budget=budget or Budget(config.budget),
+        change=change,
     )
 
 

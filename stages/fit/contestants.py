@@ -1,0 +1,243 @@
+"""Who stands in a table: the models asked for, and the baselines that are always there."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, Literal, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from sklearn.compose import make_column_transformer
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import RidgeCV
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+from stages.fit import models
+from stages.fit.batches import ClipData
+from stages.fit.config import ConfigError, FitConfig, apply_overrides
+
+Kind = Literal["network", "pooled", "attributes", "constant"]
+MEANPOOL, ATTRIBUTES, CONSTANT = "meanpool", "attributes only", "constant"
+SHUFFLED = " (frames shuffled)"
+# Columns that are taken for attributes of a person unless others are named. Not every column: a
+# count of raters or of views would be part of the label.
+KNOWN_ATTRIBUTES = ("gender", "sex", "age", "race", "ethnicity")
+_POOLED_MODULE = "stages.fit.pooled"
+
+
+class Regressor(Protocol):
+    """What is fitted on whole clips: PooledRegressor, or the ridge that stands in for it."""
+
+    def fit(self, clips: Iterable[ClipData], score: Any) -> Any:
+        """Learn from clips and their (n,) scores."""
+        ...
+
+    def predict(self, clips: Iterable[ClipData]) -> npt.NDArray[np.float64]:
+        """Score clips: (n,) float64."""
+        ...
+
+
+def _ridge() -> Pipeline:
+    """Ridge on standardised columns, its strength chosen by leave-one-out."""
+    return make_pipeline(StandardScaler(), RidgeCV(np.logspace(-4, 6, 21)))
+
+
+def _average(clip: ClipData) -> npt.NDArray[np.float64]:
+    """Mean over the valid frames of both streams: (Da + 136,)."""
+    streams = (clip.appearance, clip.landmark)
+    return np.concatenate([s[clip.valid].mean(axis=0, dtype=np.float64) for s in streams])
+
+
+class MeanRidge:
+    """Ridge on time averages: ``meanpool`` as long as there is no stages/fit/pooled.py."""
+
+    def __init__(self) -> None:
+        self._model = _ridge()
+
+    def fit(self, clips: Iterable[ClipData], score: npt.ArrayLike) -> Self:
+        """Learn from clips and their (n,) scores."""
+        self._model.fit(np.stack([_average(c) for c in clips]), np.asarray(score, np.float64))
+        return self
+
+    def predict(self, clips: Iterable[ClipData]) -> npt.NDArray[np.float64]:
+        """Score clips: (n,) float64."""
+        features = np.stack([_average(c) for c in clips])
+        return np.asarray(self._model.predict(features), np.float64)
+
+
+def pooled_names() -> tuple[str, ...]:
+    """Names of the models that pool over time and then regress."""
+    if find_spec(_POOLED_MODULE) is None:
+        return (MEANPOOL,)
+    return tuple(importlib.import_module(_POOLED_MODULE).POOLED)
+
+
+def make_pooled(kind: str, seed: int, options: dict[str, Any]) -> Regressor:
+    """Build a model that pools over time.
+
+    Raises
+    ------
+    ModelError
+        An option that it does not take.
+    """
+    if find_spec(_POOLED_MODULE) is None:
+        if options:
+            raise models.ModelError(f"model '{kind}' takes no options, found {sorted(options)}")
+        return MeanRidge()
+    made: Regressor = importlib.import_module(_POOLED_MODULE).PooledRegressor(kind, seed, **options)
+    return made
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One row of every table: how it is called, and what is fitted.
+
+    ``shuffled``: it is trained and tested on clips whose frames are in random order.
+    """
+
+    name: str
+    kind: Kind
+    config: FitConfig
+    shuffled: bool = False
+
+    @property
+    def slug(self) -> str:
+        """Its name as a folder's."""
+        return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
+
+    def in_disorder(self) -> Contestant:
+        """Itself on shuffled frames."""
+        return Contestant(self.name + SHUFFLED, self.kind, self.config, True)
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that its predictions hang on, as JSON types."""
+        config = self.config.model_dump(mode="json", exclude={"bootstrap", "budget", "seed"})
+        return {"kind": self.kind, "shuffled": self.shuffled, "config": config}
+
+
+def choose_contestants(
+    names: Sequence[str], settings: Sequence[str], attributes: Sequence[str]
+) -> list[Contestant]:
+    """Return the contestants for the models asked for, and the baselines that always stand by.
+
+    Each model is followed by itself on shuffled frames (but for ``meanpool``, which does not see
+    their order), then ``meanpool``, the attributes if there are any, and the constant.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Registered networks, or models that pool over time.
+    settings : sequence of str
+        key=value as for `pipeline fit`; an option ``model.X`` goes to those that have it.
+    attributes : sequence of str
+        Columns of the labels.
+
+    Raises
+    ------
+    ModelError
+        There is no such model.
+    ConfigError
+        There is no such setting, in any of the models.
+    """
+    if not names or len(set(names)) < len(names):
+        raise ConfigError(f"each model once, and at least one: {', '.join(names) or 'none given'}")
+    plain = [text for text in settings if not text.strip().startswith("model.")]
+    own = [text for text in settings if text.strip().startswith("model.")]
+    pooled = pooled_names()
+    base = apply_overrides(FitConfig(), plain)
+    taken: set[str] = set()
+    refused: list[models.ModelError] = []
+    chosen: list[Contestant] = []
+    for name in names:
+        if name in pooled:
+            options = {}
+            for text in own:
+                key, _, value = text.strip().removeprefix("model.").partition("=")
+                try:
+                    make_pooled(name, 0, {key: value})
+                except models.ModelError as error:
+                    refused.append(error)
+                else:
+                    options[key] = value
+                    taken.add(text)
+            config = base.model_copy(update={"model": name, "model_options": options})
+            chosen.append(Contestant(name, "pooled", config))
+        elif name in models.names():
+            has = models.options(name)
+            mine = [t for t in own if t.partition("=")[0].strip().removeprefix("model.") in has]
+            taken.update(mine)
+            config = apply_overrides(FitConfig(model=name), [*plain, *mine])
+            chosen.append(Contestant(name, "network", config))
+        else:
+            known = ", ".join([*models.names(), *pooled])
+            raise models.ModelError(f"there is no model named '{name}'", f"known models: {known}")
+    left = [text for text in own if text not in taken]
+    if left:
+        networks = [c.config.model for c in chosen if c.kind == "network"]
+        if networks:  # says what is near
+            apply_overrides(FitConfig(model=networks[0]), left)
+        raise refused[0]
+    return [
+        *chosen,
+        *(c.in_disorder() for c in chosen if c.name != MEANPOOL),
+        *standing(base, attributes, MEANPOOL in names),
+    ]
+
+
+def standing(
+    base: FitConfig, attributes: Sequence[str], without_meanpool: bool = False
+) -> list[Contestant]:
+    """Return the baselines that stand in every table."""
+    meanpool = Contestant(MEANPOOL, "pooled", base.model_copy(update={"model": MEANPOOL}))
+    return [
+        *([] if without_meanpool else [meanpool]),
+        *([Contestant(ATTRIBUTES, "attributes", base)] if attributes else []),
+        Contestant(CONSTANT, "constant", base),
+    ]
+
+
+def attribute_columns(table: pd.DataFrame, named: Sequence[str]) -> list[str]:
+    """Return the columns named, or those that are commonly attributes of a person.
+
+    Raises
+    ------
+    ConfigError
+        A column that the labels do not have.
+    """
+    missing = [name for name in named if name not in table.columns]
+    if missing:
+        raise ConfigError(
+            f"the labels have no column '{missing[0]}'", f"columns: {', '.join(table.columns)}"
+        )
+    return list(named) or [c for c in table.columns if str(c).lower() in KNOWN_ATTRIBUTES]
+
+
+def attribute_ridge(table: pd.DataFrame, columns: Sequence[str]) -> Pipeline:
+    """Ridge on columns of the labels: numbers as they are, words one column each.
+
+    Empty cells of a column of numbers become its mean over the clips fitted on; a word that was not
+    among those is none of the known ones.
+    """
+    numbers = [c for c in columns if pd.to_numeric(table[c], errors="coerce").notna().any()]
+    words = [c for c in columns if c not in numbers]
+    numeric = make_pipeline(SimpleImputer(keep_empty_features=True))
+    chosen = make_column_transformer(
+        (numeric, numbers),
+        (OneHotEncoder(handle_unknown="ignore", sparse_output=False), words),
+    )
+    return make_pipeline(chosen, _ridge())
+
+
+def attribute_table(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Return the attribute columns with numbers where a column holds any, words elsewhere."""
+    found = {}
+    for column in columns:
+        values = pd.to_numeric(table[column], errors="coerce")
+        found[column] = values if values.notna().any() else table[column].astype(str)
+    return pd.DataFrame(found)

@@ -1,0 +1,151 @@
+"""`pipeline evaluate`: models beside the standing baselines, by repeated grouped K-fold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from stages.fit.compare import Comparison, compare
+from stages.fit.config import FitConfig, apply_overrides
+from stages.fit.contestants import Contestant, choose_contestants
+from stages.fit.report import (
+    REPORT,
+    check_folder,
+    report_text,
+    write_predictions,
+    write_tables,
+    write_text,
+)
+from stages.fit.run import versions
+from stages.fit.study import Design, Echo, Study, run_folds
+
+FoldDone = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What a study came to.
+
+    Attributes
+    ----------
+    folder : Path
+    comparison : Comparison
+    asked : list of str
+        Names of the contestants that are compared with everyone else.
+    predictions : dict of (repeats, n) float64
+    study : Study
+    """
+
+    folder: Path
+    comparison: Comparison
+    asked: list[str]
+    predictions: dict[str, npt.NDArray[np.float64]]
+    study: Study
+
+
+def evaluate(
+    design: Design,
+    names: Sequence[str],
+    folder: Path,
+    settings: Sequence[str] = (),
+    jobs: int = 1,
+    echo: Echo = lambda _: None,
+    progress: FoldDone = lambda _name, _done, _all: None,
+) -> Evaluated:
+    """Measure models by repeated grouped K-fold and write a folder of results.
+
+    Run again with the same arguments it does only the folds that are missing, so that an
+    interrupted study goes on, and models can be added to a finished one.
+
+    Parameters
+    ----------
+    design : Design
+        ``seed`` and ``val`` come from the settings (``seed``, ``split.val``).
+    names : sequence of str
+        Models, see contestants.choose_contestants.
+    folder : Path
+        Gets report.md, tables.csv, comparisons.csv, predictions.csv, config.json and folds/.
+    settings : sequence of str
+        key=value, as for `pipeline fit`.
+    jobs : int
+        Processes.
+    echo : callable
+        Gets what there is to say about labels and groups, one line each.
+    progress : callable
+        Gets a contestant's name, how many folds are done, and of how many.
+
+    Raises
+    ------
+    StoreError, LabelError, ConfigError, ModelError, SplitError, PersonsError, StudyError
+    """
+    base = apply_overrides(FitConfig(), [t for t in settings if not t.strip().startswith("model.")])
+    study = open_study(design, base, echo)
+    contestants = choose_contestants(names, settings, study.attributes)
+    evaluated = run_study(study, contestants, list(names), folder, base, jobs, progress)
+    text = report_text(study, evaluated.comparison, evaluated.asked, "Evaluation")
+    write_text(folder / REPORT, text)
+    return evaluated
+
+
+def open_study(design: Design, base: FitConfig, echo: Echo) -> Study:
+    """Open a store and its labels and deal the folds, with the settings' seed and share."""
+    settled = {**vars(design), "seed": base.seed, "val": base.split.val}
+    study = Study(Design(**settled))
+    for line in [*study.labels.warnings, *study.labels.notes, *study.grouping.sentences]:
+        echo(line)
+    return study
+
+
+def run_study(
+    study: Study,
+    contestants: Sequence[Contestant],
+    asked: list[str],
+    folder: Path,
+    base: FitConfig,
+    jobs: int = 1,
+    progress: FoldDone = lambda _name, _done, _all: None,
+) -> Evaluated:
+    """Fit every contestant in every fold that is missing, and write all tables but the report."""
+    check_folder(
+        folder,
+        {
+            "study": study.fingerprint(),
+            "contestants": {c.name: c.settings() for c in contestants},
+            "bootstrap": base.bootstrap,
+            "versions": versions(),
+        },
+    )
+    total = len(contestants) * study.grouping.folds.shape[0] * study.design.folds
+    count = 0
+
+    def done(task: tuple[Contestant, int, int]) -> None:
+        nonlocal count
+        count += 1
+        progress(task[0].name, count, total)
+
+    predictions = run_folds(study, contestants, folder, jobs, done)
+    folds = study.grouping.folds
+    target = np.empty(folds.shape)
+    for repeat in range(len(folds)):
+        for fold in range(study.design.folds):
+            here = folds[repeat] == fold
+            target[repeat, here] = study.target(repeat, fold)[here]
+    comparison = compare(
+        predictions,
+        target,
+        study.score,
+        study.subset,
+        study.grouping.group,
+        normalised=study.design.normalise != "none",
+        without_order=[c.name for c in contestants if c.kind == "constant"],
+        asked=asked,
+        samples=base.bootstrap,
+        seed=study.design.seed,
+    )
+    write_tables(folder, comparison)
+    write_predictions(folder, study, target, predictions)
+    return Evaluated(folder, comparison, asked, predictions, study)

@@ -1,0 +1,104 @@
+"""Train a network, train it again, predict: what `fit` does once and `evaluate` in every fold."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from stages.fit import models
+from stages.fit.batches import ClipData
+from stages.fit.config import FitConfig
+from stages.fit.loader import ClipLoader
+from stages.fit.trainer import (
+    LabelScale,
+    Progress,
+    TrainResult,
+    predict,
+    refit,
+    reproducible,
+    train,
+)
+
+
+def train_network(
+    config: FitConfig,
+    train_clips: ClipLoader,
+    val_clips: ClipLoader,
+    longest: int,
+    seed: int,
+    progress: Progress | None = None,
+) -> tuple[models.TemporalModel, dict[str, Any], TrainResult]:
+    """Build the network that a configuration asks for and train it, see trainer.train.
+
+    Parameters
+    ----------
+    config : FitConfig
+    train_clips, val_clips : ClipLoader
+        With labels in standardised units.
+    longest : int
+        Frames of the longest clip that will be scored; the ``max_frames`` of the model.
+    seed : int
+        Of the weights and of the order of the clips.
+    progress : callable, optional
+
+    Returns
+    -------
+    model, options, result
+        ``options`` build the same network again, with other weights.
+    """
+    with reproducible(seed):
+        known = models.options(config.model)
+        length = {"max_frames": longest} if "max_frames" in known else {}
+        options = known | length | config.model_options
+        model = models.create(config.model, **options)
+        model.set_statistics(train_clips.statistics())
+        result = train(model, train_clips, val_clips, config.train, seed, progress)
+    return model, options, result
+
+
+def refit_network(
+    config: FitConfig, options: dict[str, Any], clips: ClipLoader, epochs: int, seed: int
+) -> models.TemporalModel:
+    """Train a new network of those options on all clips given, see trainer.refit."""
+    with reproducible(seed):
+        model = models.create(config.model, **options)
+        model.set_statistics(clips.statistics())
+        refit(model, clips, epochs, config.train, seed)
+    return model
+
+
+def predict_scores(
+    model: models.TemporalModel,
+    loaders: Iterable[ClipLoader],
+    label: LabelScale,
+    config: FitConfig,
+) -> dict[str, float]:
+    """Predictions by clip id, in label units."""
+    found: dict[str, float] = {}
+    for loader in loaders:
+        clips, p, _ = predict(model, loader, config.train.batch_size)
+        found |= zip(clips, (p.double() * label.sd + label.mean).tolist(), strict=True)
+    return found
+
+
+def shuffle_frames(seed: int) -> Callable[[ClipData], ClipData]:
+    """Return what puts a clip's frames in random order, the same for the same clip and seed.
+
+    Frames keep their two streams and whether they show a face; the clock runs on as it did.
+    """
+
+    def shuffle(clip: ClipData) -> ClipData:
+        rng = np.random.default_rng((seed, zlib.crc32(clip.clip.encode())))
+        order = rng.permutation(len(clip))
+        return replace(
+            clip,
+            appearance=clip.appearance[order],
+            landmark=clip.landmark[order],
+            valid=clip.valid[order],
+        )
+
+    return shuffle

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.linear_model import RidgeCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+import store
+from stages.fit import contestants
+from stages.fit.config import ConfigError
+from stages.fit.contestants import (
+    MeanRidge,
+    attribute_columns,
+    attribute_ridge,
+    attribute_table,
+    choose_contestants,
+    make_pooled,
+    pooled_names,
+)
+from stages.fit.fitting import shuffle_frames
+from stages.fit.loader import ClipLoader
+from stages.fit.models import ModelError
+from stages.fit.spans import clip_spans
+
+
+def test_the_baselines_stand_by_whatever_is_asked_for() -> None:
+    found = choose_contestants(["2stcn"], ["epochs=3", "model.channels=4"], ["gender"])
+    assert [c.name for c in found] == [
+        "2stcn",
+        "2stcn (frames shuffled)",
+        "meanpool",
+        "attributes only",
+        "constant",
+    ]
+    assert [c.shuffled for c in found] == [False, True, False, False, False]
+    assert found[1].config.model_options == {"channels": 4}
+    assert all(c.config.train.epochs == 3 for c in found)
+    assert found[1].slug == "2stcn-frames-shuffled"
+
+
+def test_meanpool_stands_once_and_is_not_shuffled() -> None:
+    found = choose_contestants(["meanpool", "2stcn"], [], [])
+    assert [c.name for c in found] == ["meanpool", "2stcn", "2stcn (frames shuffled)", "constant"]
+
+
+def test_unknown_models_and_settings_are_refused() -> None:
+    with pytest.raises(ModelError, match="no model named 'lstm'") as caught:
+        choose_contestants(["lstm"], [], [])
+    assert "2stcn" in caught.value.hint and "meanpool" in caught.value.hint
+    with pytest.raises(ConfigError, match="did you mean 'model.channels'"):
+        choose_contestants(["2stcn", "meanpool"], ["model.chanels=3"], [])
+    with pytest.raises(ModelError, match="channels"):
+        choose_contestants(["meanpool"], ["model.channels=3"], [])
+    with pytest.raises(ConfigError, match="each model once"):
+        choose_contestants(["2stcn", "2stcn"], [], [])
+    with pytest.raises(ConfigError, match="none given"):
+        choose_contestants([], [], [])
+
+
+def test_pooled_models_are_there_and_refuse_what_they_do_not_take() -> None:
+    assert "meanpool" in pooled_names()
+    with pytest.raises(ModelError):
+        make_pooled("meanpool", 0, {"depth": 3})
+
+
+def test_the_stand_in_for_meanpool_is_ridge_on_time_averages(made: tuple[Path, Path]) -> None:
+    source = store.open(made[0])
+    spans = list(clip_spans(source).values())
+    scores = {span.clip: float(k % 7) for k, span in enumerate(spans)}
+    seen, tested = ClipLoader(source, spans[:25], scores), ClipLoader(source, spans[25:], scores)
+    ridge = MeanRidge().fit(seen.iter_clips(), [scores[c.clip] for c in seen.clips])
+    mean = {c.clip: np.r_[c.appearance[c.valid].mean(axis=0, dtype="f8"),
+                          c.landmark[c.valid].mean(axis=0, dtype="f8")]
+            for loader in (seen, tested) for c in loader.iter_clips()}  # fmt: skip
+    by_hand = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-4, 6, 21)))
+    by_hand.fit([mean[s.clip] for s in spans[:25]], [scores[s.clip] for s in spans[:25]])
+    expected = by_hand.predict([mean[s.clip] for s in spans[25:]])
+    np.testing.assert_allclose(ridge.predict(tested.iter_clips()), expected)
+
+
+def test_attributes_are_known_names_or_those_given() -> None:
+    table = pd.DataFrame({"clip": ["a"], "score": [1.0], "Gender": ["f"], "views": ["9"]})
+    assert attribute_columns(table, []) == ["Gender"]
+    assert attribute_columns(table, ["views"]) == ["views"]
+    with pytest.raises(ConfigError, match="no column 'age'"):
+        attribute_columns(table, ["age"])
+
+
+def test_attributes_predict_by_numbers_and_words_with_gaps() -> None:
+    rng = np.random.default_rng(0)
+    age, sex = rng.integers(18, 60, size=120), rng.choice(["f", "m"], size=120)
+    table = pd.DataFrame({"age": age.astype(str), "sex": sex})
+    table.loc[3, "age"] = ""
+    score = age / 10 + 3.0 * (sex == "f")
+    columns = attribute_table(table, ["age", "sex"])
+    model = attribute_ridge(table, ["age", "sex"]).fit(columns[:80], score[:80])
+    assert np.corrcoef(model.predict(columns[80:]), score[80:])[0, 1] > 0.99
+    stranger = pd.DataFrame({"age": [30.0], "sex": ["other"]})
+    assert np.isfinite(model.predict(stranger)).all()
+
+
+@pytest.fixture
+def clips(made: tuple[Path, Path]) -> Iterator[tuple[ClipLoader, ClipLoader]]:
+    source = store.open(made[0])
+    spans = list(clip_spans(source).values())[:6]
+    yield ClipLoader(source, spans), ClipLoader(source, spans, change=shuffle_frames(3))
+
+
+def test_shuffled_frames_are_the_same_frames_in_another_order(
+    clips: tuple[ClipLoader, ClipLoader],
+) -> None:
+    moved = 0
+    for a, b in zip(clips[0].iter_clips(), clips[1].iter_clips(), strict=True):
+        order = np.array([np.flatnonzero((a.landmark == row).all(axis=1))[0]
+                          for row in b.landmark[b.valid]])  # fmt: skip
+        assert len(set(order)) == len(order) == a.valid.sum()
+        np.testing.assert_array_equal(b.appearance[b.valid], a.appearance[order])
+        np.testing.assert_array_equal(a.timestamp, b.timestamp)
+        moved += int((np.diff(order) < 0).sum())
+    assert moved > 6
+
+
+def test_a_clip_is_shuffled_the_same_way_every_time_it_is_read(
+    clips: tuple[ClipLoader, ClipLoader],
+) -> None:
+    first = [c.landmark for c in clips[1].iter_clips()]
+    clips[1].release()
+    again = [c.landmark for c in clips[1].iter_clips()]
+    assert all((a == b).all() for a, b in zip(first, again, strict=True))
+    other = [shuffle_frames(4)(c).landmark for c in clips[0].iter_clips()]
+    assert any((a != b).any() for a, b in zip(first, other, strict=True))
+
+
+class Pooled:
+    """As stages/fit/pooled.py is agreed to be."""
+
+    POOLED = ("meanpool", "statpool")
+
+    class PooledRegressor:
+        def __init__(self, kind: str, seed: int = 0, **options: object) -> None:
+            if set(options) - {"regressor"} or options.get("regressor", "ridge") == "none":
+                raise ModelError(f"model '{kind}' does not take {options}")
+            self.kind = kind
+
+
+def test_options_go_to_the_pooled_models_that_take_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contestants, "find_spec", lambda _: object())
+    monkeypatch.setattr(contestants, "importlib", SimpleNamespace(import_module=lambda _: Pooled))
+    settings = ["model.regressor=svr", "model.channels=4"]
+    found = choose_contestants(["2stcn", "statpool"], settings, [])
+    assert [c.name for c in found] == [
+        "2stcn",
+        "statpool",
+        "2stcn (frames shuffled)",
+        "statpool (frames shuffled)",
+        "meanpool",
+        "constant",
+    ]
+    assert found[0].config.model_options == {"channels": 4}
+    assert found[1].config.model_options == {"regressor": "svr"}
+    assert found[4].config.model_options == {}
+    with pytest.raises(ModelError, match="does not take {'regressor': 'none'}"):
+        choose_contestants(["statpool"], ["model.regressor=none"], [])
+    assert make_pooled("statpool", 0, {}).kind == "statpool"  # type: ignore[attr-defined]

@@ -1,0 +1,68 @@
+"""`pipeline evaluate` and `pipeline ablate` as a user types them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.fit.study_clips import make_study
+from tests.testing.command import pipeline
+
+QUICK = [
+    *("--folds", "2", "--repeats", "1"),
+    *(part for setting in ("epochs=1", "batch_size=8", "bootstrap=100", "refit=false")
+      for part in ("--set", setting)),
+]  # fmt: skip
+TINY = ["--set", "model.channels=2", "--set", "model.levels=1"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a store and labels under their default names."""
+    folder = tmp_path_factory.mktemp("home")
+    make_study(folder, clips=24, persons=12)
+    return folder
+
+
+def test_evaluate_prints_a_table_and_what_it_supports(home: Path) -> None:
+    done = pipeline(home, "evaluate", "--models", "2stcn,meanpool", *QUICK, *TINY)
+    first = [line.split("  ")[0].strip() for line in done.stdout.splitlines()]
+    for name in ("2stcn", "2stcn (frames shuffled)", "meanpool", "attributes only", "constant"):
+        assert name in first
+    assert "The data supports" in done.stdout
+    assert "report: evaluation/report.md" in done.stdout
+    assert "Groups are the 12 persons" in done.stderr
+    assert {p.name for p in (home / "evaluation").iterdir()} == {
+        "config.json", "report.md", "tables.csv", "comparisons.csv", "predictions.csv", "folds",
+    }  # fmt: skip
+
+    again = pipeline(home, "evaluate", "--models", "2stcn,meanpool", *QUICK, *TINY, "--json")
+    told = json.loads(again.stdout)
+    assert told["out"] == "evaluation"
+    rows = {(row["contestant"], row["subset"]): row for row in told["rows"]}
+    assert set(rows["2stcn", "All"]["src"]) == {"value", "low", "high"}
+    assert rows["constant", "All"]["src"]["value"] is None
+    assert len(told["differences"]) == 5
+    assert all(0 <= d["p"] <= d["p_holm"] <= 1 for d in told["differences"])
+
+
+def test_ablate_writes_the_papers_table(home: Path) -> None:
+    done = pipeline(home, "ablate", "--out", "table3", "--group", "person", *QUICK, *TINY)
+    assert "report: table3/report.md" in done.stdout
+    text = (home / "table3" / "report.md").read_text()
+    assert "## In the paper's layout" in text and "| 0.3848 | 0.2498 |" in text
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["evaluate", "--models", "lstm"], "there is no model named 'lstm'"),
+        (["ablate", "--set", "model.attention=true"], "what the rows of the ablation differ in"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(home: Path, args: list[str], message: str) -> None:
+    done = pipeline(home, *args, "--out", "nowhere", code=2)
+    assert message in done.stderr
+    assert not (home / "nowhere").exists()
