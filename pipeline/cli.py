@@ -142,9 +142,9 @@ def extract(
 def fit(
     model: Annotated[str, typer.Option(help="The model to train.")] = "2stcn",
     store: Annotated[
-        list[Path] | None,
+        list[str] | None,  # and not Path, which would mangle URLs
         typer.Option(
-            help="The feature store; several, read as one, if given several times. "
+            help="The feature store, or s3://...; several, read as one, if given several times. "
             "[default: features.store]"
         ),
     ] = None,
@@ -166,7 +166,7 @@ def fit(
     """
     from pipeline.fitting import fit_model, show_fit
 
-    stores = store or [DEFAULT_STORE]
+    stores = store or [str(DEFAULT_STORE)]
     source = stores[0] if len(stores) == 1 else stores
     fitted = fit_model(model, source, labels, run, settings or [], DEFAULT_RUNS)
     if json:

@@ -6,21 +6,18 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
-from zarr.storage import LocalStore
 
 from store.durable import DurableStore
 from store.layout import Layout
+from store.remote import RemoteFolder
 from store.schema import FORMAT_VERSION, ArraySpec, array_specs
-
-if TYPE_CHECKING:
-    from zarr.abc.store import ByteRequest
-    from zarr.core.buffer import Buffer, BufferPrototype
+from store.strict import open_strict
 
 _T = TypeVar("_T")
 AnyArray = npt.NDArray[np.generic]
@@ -31,49 +28,27 @@ _WRITE_ALL = {"array.write_empty_chunks": True}
 _BATCHES = {"codec_pipeline.batch_size": 64}
 
 
-class MissingChunkError(RuntimeError):
-    """A shard is not there or too short; Zarr alone would read fill values in its place."""
-
-
-class StrictStore(LocalStore):
-    """Zarr's store of files for reading, in which a chunk that is missing is an error."""
-
-    async def get(
-        self,
-        key: str,
-        prototype: BufferPrototype | None = None,
-        byte_range: ByteRequest | None = None,
-    ) -> Buffer | None:
-        """Return one object or a part of it."""
-        found = await super().get(key, prototype, byte_range)
-        if "/c/" in f"/{key}":
-            if found is None:
-                raise MissingChunkError(f"{key} is missing")
-            wanted = getattr(byte_range, "end", 0) - getattr(byte_range, "start", 0)
-            if len(found) < wanted or not len(found):
-                raise MissingChunkError(f"{key} is too short")
-        return found
-
-
 class Arrays:
     """The per-frame arrays of one generation.
 
     Parameters
     ----------
-    path : Path
-        The group's folder, ``NAME.store/arrays.zarr`` as a rule.
+    path : Path or RemoteFolder
+        The group's folder, ``NAME.store/arrays.zarr`` as a rule; for writing a Path.
     feature_dtype : str
         As in the index; says which arrays are expected.
     writable : bool
         Whether ``resize`` and ``write`` are allowed.
     """
 
-    def __init__(self, path: Path, feature_dtype: str, *, writable: bool = False) -> None:
+    def __init__(
+        self, path: Path | RemoteFolder, feature_dtype: str, *, writable: bool = False
+    ) -> None:
         self.path = path
         self.generation = read_generation(path)
         self.specs = {spec.name: spec for spec in array_specs(feature_dtype)}
-        self._durable = DurableStore(path) if writable else None
-        store = self._durable or StrictStore(path, read_only=True)
+        self._durable = DurableStore(path) if writable and isinstance(path, Path) else None
+        store = self._durable or open_strict(path)
         self._arrays: dict[str, zarr.Array[Any]] = {}
         # By the global setting, since open_array(config=...) is ignored for arrays that exist.
         with zarr.config.set(_WRITE_ALL):
@@ -164,7 +139,7 @@ class Arrays:
         return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
-def read_generation(path: Path) -> int:
+def read_generation(path: Path | RemoteFolder) -> int:
     """Return how many compactions lie behind the group at ``path``.
 
     Raises

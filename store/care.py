@@ -17,6 +17,7 @@ from store.lock import WriterLock
 from store.opening import check_path, open_index
 from store.reader import Store
 from store.recover import open_for_writing
+from store.remote import RemoteFolder, is_url, local_path
 from store.schema import ClipRecord
 from store.writer import Writer
 
@@ -30,7 +31,7 @@ def locked(path: str | PathLike[str]) -> Iterator[tuple[Paths, Index]]:
     StoreNotFoundError, StoreFormatError, StoreLockedError
         There is no whole store, or another process writes it.
     """
-    paths = Paths(Path(path))
+    paths = Paths(local_path(path))
     check_path(paths)
     open_index(paths).close()  # a newer format is refused before anything is touched
     with reporting(paths.root, "opening the store"):
@@ -75,7 +76,7 @@ def compact(path: str | PathLike[str]) -> tuple[int, int]:
     StoreError, StoreWriteError
         Rows are damaged; the disk is full. The store is as it was.
     """
-    before = size(path)
+    before = size(local_path(path))
     with Store(path) as opened:
         provenance, feature_dtype = opened.provenance, opened.feature_dtype
     Writer(path, provenance, feature_dtype).close()
@@ -106,7 +107,7 @@ def forget(path: str | PathLike[str], clips: Sequence[str]) -> int:
         As `compact`.
     """
     wanted = list(dict.fromkeys(clips))
-    paths = Paths(Path(path))
+    paths = Paths(local_path(path))
     check_path(paths)
     index = open_index(paths)  # reading: to open it for writing would touch the file
     try:
@@ -178,5 +179,7 @@ def vacuum(index: Index) -> None:
 
 
 def size(path: str | PathLike[str]) -> int:
-    """Return the bytes of all files of a store."""
+    """Return the bytes of all files of a store, also of one in object storage."""
+    if is_url(path):
+        return RemoteFolder(path.rstrip("/")).size()
     return sum(f.stat().st_size for f in Path(path).rglob("*") if f.is_file())

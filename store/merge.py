@@ -21,6 +21,7 @@ from store.errors import StoreError
 from store.index import Index
 from store.layout import Layout, Paths
 from store.opening import open_index
+from store.remote import local_path
 from store.scan import scan
 from store.schema import ClipRecord
 from store.select import PAGE
@@ -62,13 +63,14 @@ def merge(
     StoreWriteError
         The disk is full.
     """
-    target, shape = Path(out), layout or Layout()
+    target, shape = local_path(out), layout or Layout()
+    sources = [local_path(path) for path in stores]
     if target.exists() or target.is_symlink():
         raise StoreError(
             f"{target}: is there already; merge makes a new store", "Name another, or delete it."
         )
-    with reporting(target, "merging"), Stores([Path(path) for path in stores]) as parts:
-        for path in parts.paths:
+    with reporting(target, "merging"), Stores(sources) as parts:
+        for path in sources:
             _check_journal(path)
         target.absolute().parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.absolute().parent))
@@ -157,7 +159,7 @@ def _records(index: Index, parts: Stores, rows_of: list[int]) -> int:
     """Copy sessions and records in the order of the rows, then those without rows."""
     count = start = 0
     for path, store, rows in zip(parts.paths, parts.stores, rows_of, strict=True):
-        source = open_index(Paths(path))
+        source = open_index(Paths(local_path(path)))
         try:
             held = source.connection.execute(
                 "SELECT id, started, provenance FROM session ORDER BY id"

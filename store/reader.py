@@ -14,14 +14,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from store import records
 from store.arrays import AnyArray, Arrays, read_generation
 from store.errors import ClipNotFoundError, FacepipeError, StoreError, StoreFormatError
 from store.index import Index
-from store.layout import Paths
-from store.opening import Place, check_path, locate, open_index
+from store.lazy import LazyArray
+from store.opening import Place, locate, open_index, open_paths
+from store.remote import is_url, local_path
 from store.schema import ArraySpec, ClipRecord, Status, array_specs
 from store.select import Choice, select, table
 
@@ -40,12 +40,15 @@ class Store:
     arrays belong to the generation of the store in which it was opened: when a writer has compacted
     the store since, ``dask`` and its blocks raise StoreError rather than return rows of other
     clips; ``clip`` looks the rows up anew and goes on. Safe to use from threads, and to pickle.
+
+    Of a store in object storage (``s3://bucket/x.store``, as str) the index is copied to a
+    temporary file once, so what is seen is what was committed at the opening; the arrays are read
+    in place.
     """
 
     def __init__(self, path: str | PathLike[str]) -> None:
-        self.path = Path(path)
-        self._paths = Paths(self.path)
-        check_path(self._paths)
+        self.path: Path | str = path if is_url(path) else local_path(path)
+        self._paths = open_paths(path)
         self._local = threading.local()
         self._arrays: Arrays | None = None
         with self._index.snapshot():
@@ -225,7 +228,7 @@ class Store:
         self._check_generation(place.generation)
         spec = next(s for s in self.specs if s.name == name)
         shard = self._patiently(lambda: self._opened(self._place()).shard_rows)
-        token = tokenize(str(self.path.absolute()), self.created, place.generation, place.rows)
+        token = tokenize(self._address(), self.created, place.generation, place.rows)
         return dask.array.from_array(
             LazyArray(self, spec, place.rows),
             chunks=(shard, *spec.tail),
@@ -258,6 +261,8 @@ class Store:
         """The connection of this thread."""
         found: Index | None = getattr(self._local, "index", None)
         if found is None:
+            if not self._paths.index.exists() and is_url(self.path):  # closed meanwhile
+                self._paths = open_paths(self.path)
             found = self._local.index = open_index(self._paths)
         return found
 
@@ -307,7 +312,7 @@ class Store:
             yield
         except sqlite3.DatabaseError as error:
             raise StoreFormatError(
-                f"{self._paths.index}: cannot be read: {error}",
+                f"{self._paths.label}/index.sqlite: cannot be read: {error}",
                 f"`pipeline store verify {self.path}` says more.",
             ) from error
 
@@ -342,12 +347,16 @@ class Store:
                 "Open it again.",
             )
 
+    def _address(self) -> str:
+        return str(self.path.absolute() if isinstance(self.path, Path) else self.path)
+
     def close(self) -> None:
-        """Close this thread's connection; the next call opens it again."""
+        """Close this thread's connection, delete copies; the next call opens them again."""
         index: Index | None = getattr(self._local, "index", None)
         if index is not None:
             index.close()
             self._local.index = None
+        self._paths.release()
 
     def __enter__(self) -> Self:
         return self
@@ -370,20 +379,3 @@ class Store:
 
 class _CompactedError(StoreError):
     """Row numbers of an older generation were used."""
-
-
-class LazyArray:
-    """What Dask slices: one array of a store, (rows, *tail), read block by block."""
-
-    def __init__(self, store: Store, spec: ArraySpec, rows: int) -> None:
-        self._store = store
-        self._spec = spec
-        self.shape = (rows, *spec.tail)
-        self.dtype = np.dtype(spec.dtype)
-        self.ndim = len(self.shape)
-
-    def __getitem__(self, key: Any) -> npt.NDArray[Any]:
-        parts = key if isinstance(key, tuple) else (key,)
-        start, stop, step = parts[0].indices(self.shape[0])
-        rows = self._store.read_rows(self._spec.name, start, max(start, stop))
-        return np.asarray(rows[(slice(None, None, step), *parts[1:])])

@@ -23,6 +23,7 @@ from store.errors import (
 )
 from store.mismatch import check_provenance
 from store.reader import Store
+from store.remote import is_url, local_path
 from store.schema import ArraySpec, ClipRecord, Status
 from store.select import Choice, table
 from store.verify import VerifyReport
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 _KEYS = ("clip", "track", "start", "frames")
 OnePath = str | PathLike[str]
 # Not Sequence[str]: a str is one too.
-ManyPaths = list[str] | Sequence[PathLike[str]] | tuple[str, ...]
+ManyPaths = list[str] | Sequence[PathLike[str]] | tuple[str, ...] | list[str | Path]
 
 
 class Stores:
@@ -63,7 +64,9 @@ class Stores:
     def __init__(self, paths: ManyPaths) -> None:
         if not paths:
             raise StoreNotFoundError("no store was given", "Name at least one store.")
-        self.paths = [Path(path) for path in paths]
+        self.paths: list[Path | str] = [
+            path if is_url(path) else local_path(path) for path in paths
+        ]
         self.stores = [Store(path) for path in self.paths]
         self._rows = [store.n_rows for store in self.stores]
         self._first = [sum(self._rows[:k]) for k in range(len(self._rows))]
@@ -273,7 +276,7 @@ def _named(store: Store, k: int) -> Iterator[tuple[str, int]]:
         yield clip, k
 
 
-def _without_path(message: str, path: Path) -> str:
+def _without_path(message: str, path: Path | str) -> str:
     return message.removeprefix(f"{path}: ").replace("this run", "the other")
 
 
@@ -287,6 +290,8 @@ def open(path: OnePath | ManyPaths) -> Store | Stores:
     Parameters
     ----------
     path : path or sequence of paths
+        On a disk, or in object storage by its address as a str, such as ``s3://bucket/x.store``
+        (read through fsspec; for S3 ``pip install 'facepipe[s3]'``).
 
     Raises
     ------
@@ -296,6 +301,8 @@ def open(path: OnePath | ManyPaths) -> Store | Stores:
         What lies there is not a whole store, or of a newer format.
     StoreMismatchError, ClipExistsError
         Several stores do not go together, see `Stores`.
+    StoreError
+        Object storage cannot be reached, or refuses.
     """
     return Store(path) if isinstance(path, str | PathLike) else Stores(path)
 

@@ -9,7 +9,6 @@ from contextlib import suppress
 from dataclasses import replace as with_fields
 from datetime import UTC, datetime
 from os import PathLike
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -22,6 +21,7 @@ from store.errors import ClipExistsError, ClipNotFoundError, FacepipeError, Stor
 from store.layout import Layout, Paths
 from store.lock import WriterLock
 from store.recover import check_target, open_for_writing
+from store.remote import local_path
 from store.schema import FEATURE_DTYPES, ClipRecord, ClipRows, array_specs
 
 
@@ -69,7 +69,7 @@ class Writer:
             raise StoreError(
                 f"feature dtype: expected {' or '.join(FEATURE_DTYPES)}, got {feature_dtype!r}"
             )
-        self.path = Path(path)
+        self.path = local_path(path)
         self._paths = Paths(self.path)
         self._layout = layout or Layout()
         self._provenance = mismatch.to_json(provenance)
