@@ -25,13 +25,14 @@ from store.errors import (
     StoreWriteError,
 )
 from store.reader import Store
-from store.schema import ArraySpec, ClipRecord, ClipRows, Status, array_specs
+from store.schema import ArraySpec, ClipCrops, ClipRecord, ClipRows, Status, array_specs
 from store.several import Stores, digest, open, verify
 from store.verify import VerifyReport
 from store.writer import Writer
 
 __all__ = [
     "ArraySpec",
+    "ClipCrops",
     "ClipExistsError",
     "ClipIdError",
     "ClipNotFoundError",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from store.schema import CHUNK_ROWS, FLUSH_ROWS, SHARD_ROWS
+from store.schema import CHUNK_ROWS, CROP_FLUSH_ROWS, CROP_SHARD_ROWS, FLUSH_ROWS, SHARD_ROWS
 
 ARRAYS, NEXT_ARRAYS, OLD_ARRAYS = "arrays.zarr", "arrays.next.zarr", "arrays.old.zarr"
 INDEX = "index.sqlite"
@@ -13,11 +13,16 @@ INDEX = "index.sqlite"
 
 @dataclass(frozen=True)
 class Layout:
-    """Rows per chunk, per shard (a whole number of chunks) and per flush of the journal."""
+    """Rows per chunk, per shard (a whole number of chunks) and per flush of the journal.
+
+    Crops have a chunk each; ``crop_shard_rows`` are in a shard, ``crop_flush_rows`` in a flush.
+    """
 
     chunk_rows: int = CHUNK_ROWS
     shard_rows: int = SHARD_ROWS
     flush_rows: int = FLUSH_ROWS
+    crop_shard_rows: int = CROP_SHARD_ROWS
+    crop_flush_rows: int = CROP_FLUSH_ROWS
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from store.reader import Store
 
 
+NO_CROPS = "Extract with --crops K into a new store."
+
+
 class LazyArray:
     """What Dask slices: one array of a store, (rows, *tail), read block by block."""
 

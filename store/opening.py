@@ -128,6 +128,7 @@ class Place:
     generation: int
     moved: bool
     rows: int
+    crop_rows: int = 0
 
 
 def locate(paths: Paths | RemotePaths, meta: Meta) -> Place | None:
@@ -138,13 +139,13 @@ def locate(paths: Paths | RemotePaths, meta: Meta) -> Place | None:
     """
     found = _generation(paths.arrays)
     if found == meta.generation:
-        return Place(paths.arrays, found, False, meta.rows)
+        return Place(paths.arrays, found, False, meta.rows, meta.crop_rows)
     if meta.next_generation is None:
         return None
     if found == meta.next_generation:  # renamed, index not yet told
-        return Place(paths.arrays, found, True, meta.next_rows or 0)
+        return Place(paths.arrays, found, True, meta.next_rows or 0, meta.next_crop_rows or 0)
     if found is None and _generation(paths.old_arrays) == meta.generation:  # between the renames
-        return Place(paths.old_arrays, meta.generation, False, meta.rows)
+        return Place(paths.old_arrays, meta.generation, False, meta.rows, meta.crop_rows)
     return None
 
 

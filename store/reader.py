@@ -14,26 +14,28 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
-from store import records
+from store import crop_index, lazy
 from store.arrays import AnyArray, Arrays, read_generation
+from store.crop_index import CropRecord
 from store.errors import ClipNotFoundError, FacepipeError, StoreError, StoreFormatError
 from store.index import Index
 from store.lazy import LazyArray
+from store.listing import Listing
 from store.opening import Place, locate, open_index, open_paths
 from store.remote import is_url, local_path
-from store.schema import ArraySpec, ClipRecord, Status, array_specs
-from store.select import Choice, select, table
+from store.schema import ArraySpec, ClipRecord, Status, array_specs, crop_spec
+from store.select import Choice, select
 
 if TYPE_CHECKING:
     import dask.array
-    import pandas as pd
 
 _RETRIES = 6
 _T = TypeVar("_T")
 
 
-class Store:
+class Store(Listing):
     """A store opened for reading; a context manager. Made by ``store.open``.
 
     Every call sees what is committed when it is made. First rows (``ClipRecord.start``) and Dask
@@ -74,6 +76,16 @@ class Store:
         return array_specs(self._meta.feature_dtype)
 
     @property
+    def crop_size(self) -> int | None:
+        """Side in pixels of the crops; None if the store holds none."""
+        return self._meta.crop_size
+
+    @property
+    def n_crops(self) -> int:
+        """Committed crops: the length M of the array `crop`."""
+        return self.place().crop_rows
+
+    @property
     def created(self) -> str:
         """When the store was made, ISO 8601 in UTC."""
         return self._meta.created
@@ -88,33 +100,6 @@ class Store:
     def __len__(self) -> int:
         with self._readable():
             return self._index.count()
-
-    def records(
-        self,
-        status: Status | Iterable[Status] | None = None,
-        *,
-        subset: Iterable[str] | None = None,
-        where: str | None = None,
-    ) -> Iterator[ClipRecord]:
-        """Yield the records of one status, several, or all, ordered by clip and track.
-
-        Parameters
-        ----------
-        status : Status or iterable of Status, optional
-            Which statuses.
-        subset : iterable of str, optional
-            Which clips; ids that the store does not hold are passed over.
-        where : str, optional
-            A condition in SQLite's SQL over the columns of ClipRecord, which can only read:
-            ``"valid_frames > 0.9 * frames AND clip LIKE 'day1/%'"``.
-
-        Raises
-        ------
-        StoreError
-            The condition does not work; says why.
-        """
-        rows = self.iter_rows(records.COLUMNS, status, subset=subset, where=where)
-        yield from map(records.from_columns, rows)
 
     def iter_rows(
         self,
@@ -148,10 +133,6 @@ class Store:
                 self._index.connection, columns, choice, moved=moved, by_start=by_start
             )
 
-    def records_by_start(self) -> Iterator[ClipRecord]:
-        """Yield the records that own rows, in the order of their rows."""
-        yield from map(records.from_columns, self.iter_rows(records.COLUMNS, by_start=True))
-
     def record(self, clip: str, track: int = 0) -> ClipRecord:
         """Return one record.
 
@@ -161,16 +142,6 @@ class Store:
             Names the clip, or the tracks that there are.
         """
         return self._patiently(lambda: self._find(clip, track))[1]
-
-    def index(
-        self,
-        status: Status | Iterable[Status] | None = None,
-        *,
-        subset: Iterable[str] | None = None,
-        where: str | None = None,
-    ) -> pd.DataFrame:
-        """Return all records, or chosen ones as by `records`, as a table: a column a field."""
-        return table(self.iter_rows(records.COLUMNS, status, subset=subset, where=where))
 
     # -- rows ----------------------------------------------------------------------------------
 
@@ -201,18 +172,48 @@ class Store:
             start, stop = record.start or 0, (record.start or 0) + record.frames
             return self._read(place, names, start, stop)
 
-        try:
+        with self._told(f"the rows of clip {clip!r}"):
             return self._patiently(read)
-        except FacepipeError:
-            raise
-        except Exception as error:
-            raise StoreError(
-                f"{self.path}: the rows of clip {clip!r} cannot be read: {error}",
-                f"`pipeline store verify {self.path}` names every damaged clip.",
-            ) from error
+
+    def crops(
+        self, clip: str, track: int = 0
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
+        """Return the crops of one track: their frames (k,) and the pictures (k, S, S, 3), RGB.
+
+        Raises
+        ------
+        ClipNotFoundError
+            There is no such track.
+        StoreError
+            The store holds no crops, or they cannot be read.
+        """
+        size = self.crop_size
+        if size is None:
+            raise StoreError(f"{self.path}: holds no crops", lazy.NO_CROPS)
+
+        def read() -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
+            with self._index.snapshot():
+                place, _ = self._find(clip, track)
+                found = crop_index.find(self._index.connection, clip, track, moved=place.moved)
+            if found is None:
+                return np.zeros(0, np.int64), np.zeros((0, size, size, 3), np.uint8)
+            images = self._read(place, ["crop"], found.start, found.stop)["crop"]
+            return np.asarray(found.frames, np.int64), images.astype(np.uint8, copy=False)
+
+        with self._told(f"the crops of clip {clip!r}"):
+            return self._patiently(read)
+
+    def crop_records(self) -> Iterator[CropRecord]:
+        """Yield which rows of the array `crop` belong to which frames, in the order of rows."""
+        if self.crop_size is not None:
+            moved = self.place().moved
+            with self._readable():
+                yield from crop_index.by_start(self._index.connection, moved=moved)
 
     def dask(self, name: str) -> dask.array.Array:
         """Return one array whole and lazy: (n_rows, *tail), in blocks of one shard.
+
+        Also ``crop``, of length ``n_crops``, where the store holds crops.
 
         Raises
         ------
@@ -223,14 +224,17 @@ class Store:
         import dask.array
         from dask.base import tokenize
 
-        self._check_names([name])
+        spec = self._spec(name)
         place = self.place()
         self._check_generation(place.generation)
-        spec = next(s for s in self.specs if s.name == name)
-        shard = self._patiently(lambda: self._opened(self._place()).shard_rows)
-        token = tokenize(self._address(), self.created, place.generation, place.rows)
+        arrays = self._patiently(lambda: self._opened(self._place()))
+        if name == "crop":
+            rows, shard = place.crop_rows, arrays.crop_shard_rows
+        else:
+            rows, shard = place.rows, arrays.shard_rows
+        token = tokenize(self._address(), self.created, place.generation, rows)
         return dask.array.from_array(
-            LazyArray(self, spec, place.rows),
+            LazyArray(self, spec, rows),
             chunks=(shard, *spec.tail),
             name=f"{name}-{token}",
             meta=np.empty((0, *(0 for _ in spec.tail)), spec.dtype),
@@ -242,17 +246,11 @@ class Store:
         def read() -> AnyArray:
             place = self._place()
             self._check_generation(place.generation)
-            return self._read(place, [name], start, min(stop, place.rows))[name]
+            rows = place.crop_rows if name == "crop" else place.rows
+            return self._read(place, [name], start, min(stop, rows))[name]
 
-        try:
+        with self._told(f"rows {start} to {stop} of {name}"):
             return self._patiently(read)
-        except FacepipeError:
-            raise
-        except Exception as error:
-            raise StoreError(
-                f"{self.path}: rows {start} to {stop} of {name} cannot be read: {error}",
-                f"`pipeline store verify {self.path}` names every damaged clip.",
-            ) from error
 
     # -- how -----------------------------------------------------------------------------------
 
@@ -294,8 +292,11 @@ class Store:
             arrays is None
             or (arrays.path, arrays.generation) != (place.folder, place.generation)
             or min(arrays.lengths().values()) < place.rows
+            or arrays.crop_rows < place.crop_rows
         ):
-            arrays = self._arrays = Arrays(place.folder, self.feature_dtype)
+            arrays = self._arrays = Arrays(
+                place.folder, self.feature_dtype, crop_size=self.crop_size
+            )
         return arrays
 
     def _read(self, place: Place, names: list[str], start: int, stop: int) -> dict[str, AnyArray]:
@@ -305,6 +306,19 @@ class Store:
         if read_generation(place.folder) != place.generation:
             raise RuntimeError("the store was compacted during the read")
         return found
+
+    @contextmanager
+    def _told(self, what: str) -> Iterator[None]:
+        """Say in one line what could not be read."""
+        try:
+            yield
+        except FacepipeError:
+            raise
+        except Exception as error:
+            raise StoreError(
+                f"{self.path}: {what} cannot be read: {error}",
+                f"`pipeline store verify {self.path}` names every damaged clip.",
+            ) from error
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
@@ -338,6 +352,12 @@ class Store:
                 raise StoreError(
                     f"{self.path}: holds no array {name!r}; expected one of {', '.join(known)}"
                 )
+
+    def _spec(self, name: str) -> ArraySpec:
+        if name == "crop" and self.crop_size is not None:
+            return crop_spec(self.crop_size)
+        self._check_names([name])
+        return next(spec for spec in self.specs if spec.name == name)
 
     def _check_generation(self, generation: int) -> None:
         if generation != self.generation:

@@ -55,7 +55,7 @@ def _checked(key: str, found: Buffer | None, byte_range: ByteRequest | None) -> 
     return found
 
 
-def open_strict(folder: Path | RemoteFolder) -> StrictStore | StrictRemoteStore:
+def open_strict(folder: Path | RemoteFolder) -> StrictStore | FsspecStore:
     """Return the store of the Zarr group in a folder, for reading.
 
     Raises

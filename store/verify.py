@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from os import PathLike
 
+from store import crops as clip_crops
 from store import rows as clip_rows
 from store.arrays import Arrays
 from store.clip_id import check_clip_id
@@ -172,11 +173,11 @@ def _array_problems(
     paths: Paths | RemotePaths, index: Index, meta: Meta, place: Place, notes: list[str]
 ) -> Iterator[str]:
     try:
-        arrays = Arrays(place.folder, meta.feature_dtype)
+        arrays = Arrays(place.folder, meta.feature_dtype, crop_size=meta.crop_size)
     except Exception as error:  # Zarr raises what it likes over damaged metadata
         yield f"arrays.zarr: cannot be opened: {' '.join(str(error).split())}"
         return
-    long = False
+    long = arrays.crop_rows > place.crop_rows
     for name, length in arrays.lengths().items():
         if length < place.rows:
             yield f"{name}: expected {place.rows} rows, got {length}"
@@ -193,3 +194,9 @@ def _array_problems(
             problems.append("the hash of its rows is not the one in the index")
         for text in problems:
             yield f"clip {record.clip!r}, track {record.track}: {text}"
+    if arrays.crop_spec is None:
+        return
+    if arrays.crop_rows < place.crop_rows:
+        yield f"crop: expected {place.crop_rows} rows, got {arrays.crop_rows}"
+    for clip, track, text in clip_crops.problems(index, arrays, place.crop_rows, moved=place.moved):
+        yield f"clip {clip!r}, track {track}: {text}"
