@@ -76,6 +76,16 @@ def extract(
         Precision | None,
         typer.Option(help="Of the embeddings; bf16 with openvino. [default: the store's, or f32]"),
     ] = None,
+    crops: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=64, help="Keep so many aligned pictures of each face. [default: none]"
+        ),
+    ] = None,
+    crop_size: Annotated[
+        int | None,
+        typer.Option(min=16, max=1024, help="Their side. [default: the store's, or 224 pixels]"),
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Extract clips again that are done.")] = False,
     retry_failed: Annotated[
         bool, typer.Option(help="Try clips again that failed or were unreadable.")
@@ -117,6 +127,8 @@ def extract(
         scheduler=scheduler,
         part=chosen,
         precision=precision,
+        crops=crops,
+        crop_size=crop_size,
     )
     if dry_run:
         plan = make_plan(options)

@@ -91,6 +91,9 @@ def info(store: Stores, json: Json = False) -> None:
         spec.name: {"shape": [opened.n_rows, *spec.tail], "dtype": spec.dtype}
         for spec in array_specs(opened.feature_dtype)
     }
+    if opened.crop_size is not None:
+        shape = [opened.n_crops, opened.crop_size, opened.crop_size, 3]
+        arrays["crop"] = {"shape": shape, "dtype": "uint8"}
     told = {
         "store": _told(store),
         "format": FORMAT_VERSION,

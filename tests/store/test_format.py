@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import store
+from store import crop_index
 from store.index import _SCHEMA
 from store.records import COLUMNS
 from tests.store import store_clips as clips
@@ -75,7 +76,8 @@ def test_the_page_names_every_array_table_and_column():
     for spec in store.array_specs():
         tail = "".join(f", {d}" for d in spec.tail)
         assert f"| `{spec.name}` | (N{tail or ','}) |" in FORMAT
-    for table in re.findall(r"CREATE TABLE (\w+)", _SCHEMA):
+    assert "`crop`, (M, S, S, 3) uint8" in FORMAT
+    for table in re.findall(r"CREATE TABLE (\w+)", "".join([_SCHEMA, *crop_index.SCHEMA])):
         assert f"**`{table}`**" in FORMAT
     section = FORMAT.split("**`clip`**")[1].split("Row ranges")[0]
     first_column = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
