@@ -84,7 +84,7 @@ def extract(
     ] = None,
     crop_size: Annotated[
         int | None,
-        typer.Option(min=16, max=1024, help="Their side. [default: the store's, or 224 pixels]"),
+        typer.Option(min=16, max=512, help="Their side. [default: the store's, or 224 pixels]"),
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Extract clips again that are done.")] = False,
     retry_failed: Annotated[

@@ -197,8 +197,8 @@ def extract(
         Before anything is written. StoreWriteError at any time; what was finished is kept.
     """
     sources = options.part.of(find_clips(options.videos))
-    pack = open_pack(options.pack, echo)
     saved = _recipe_of(options.store)
+    pack = open_pack(options.pack, echo)
     precision = options.precision or Precision(saved.get("precision", Recipe.precision))
     device, reason = resolve_device(options.device, pack.landmark, precision)
     if precision is not Precision.F32:

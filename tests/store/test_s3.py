@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import pickle
 import shutil
 import socket
@@ -139,8 +141,6 @@ def test_the_copy_of_the_index_goes_with_close(url, monkeypatch, tmp_path):
 
 def test_the_copy_of_the_index_goes_with_the_process(url, tmp_path):
     code = f"import store; s = store.open({url!r}); s.clip('1')"
-    import os
-
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "TMPDIR": str(tmp_path)},
@@ -276,11 +276,11 @@ def test_a_server_that_does_not_answer_is_one_line(s3, monkeypatch):
 
 
 def test_a_missing_package_is_named(monkeypatch):
-    import fsspec.registry
-
+    found: dict[str, type] = {}
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    monkeypatch.setattr(fsspec.registry, "_registry", {})
-    monkeypatch.setattr(fsspec.registry, "registry", fsspec.registry._registry)
+    registry = importlib.import_module("fsspec.registry")  # fsspec.registry is something else
+    monkeypatch.setattr(registry, "_registry", found)
+    monkeypatch.setattr(registry, "registry", found)
     with pytest.raises(store.StoreError, match="s3:// needs the package s3fs") as caught:
         store.open(f"s3://{BUCKET}/x.store")
     assert caught.value.hint == "pip install 'facepipe[s3]'"
