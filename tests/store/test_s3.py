@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import pickle
@@ -136,6 +137,7 @@ def test_the_copy_of_the_index_goes_with_close(url, monkeypatch, tmp_path):
     assert len(remote) == 4  # opened again, as a local one would be
     assert len(list(tmp_path.iterdir())) == 1
     del remote
+    gc.collect()
     assert list(tmp_path.iterdir()) == []
 
 
