@@ -107,7 +107,7 @@ def test_pictures_are_those_of_their_frames_and_rgb(tmp_path: Path, nets: Nets) 
     assert rows.crops.images.shape == (4, 160, 160, 3)
     assert np.abs(rows.crops.frames - [3.25, 10.75, 18.25, 25.75]).max() <= 1.75
     with ClipReader(path) as reader:
-        frames = {f.index: f.image.copy() for f in reader}
+        frames = [frame.image.copy() for frame in reader]
     for frame, crop in zip(rows.crops.frames, rows.crops.images, strict=True):
         expected = align(frames[int(frame)], rows.landmark[frame].reshape(68, 2), 160)
         np.testing.assert_array_equal(crop, expected[..., ::-1])
