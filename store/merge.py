@@ -40,8 +40,8 @@ def merge(
 ) -> int:
     """Write the clips of several stores into a new one, in constant memory.
 
-    Rows, records and sessions are copied as they are; every clip's rows are read back and hashed
-    before the new store takes its name. Until then there is nothing at ``out``.
+    Rows, crops, records and sessions are copied as they are; every clip's rows and crops are read
+    back and hashed before the new store takes its name. Until then there is nothing at ``out``.
 
     Parameters
     ----------
@@ -126,9 +126,11 @@ def _merge(made: Paths, parts: Stores, layout: Layout) -> int:
             if crop_size is not None:
                 index.set_meta(crop_rows=crops)
         strict = Arrays(made.arrays, parts.feature_dtype, crop_size=crop_size)
-        for clip, _, problem in clip_crops.problems(index, strict, crops) if crop_size else ():
+        wrong = next(clip_crops.problems(index, strict, crops), None) if crop_size else None
+        if wrong is not None:
             raise StoreError(
-                f"clip {clip!r}: {problem}", "`pipeline store verify STORE...` says more."
+                f"clip {wrong[0]!r}: {wrong[2]}",
+                "`pipeline store verify STORE...` names every damaged clip.",
             )
         for seen in scan(strict, index.clips_by_start(), check=False):
             if seen.sha256 != seen.record.rows_sha256:
