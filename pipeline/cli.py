@@ -77,6 +77,16 @@ def extract(
         Precision | None,
         typer.Option(help="Of the embeddings; bf16 with openvino. [default: the store's, or f32]"),
     ] = None,
+    crops: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=64, help="Keep so many aligned pictures of each face. [default: none]"
+        ),
+    ] = None,
+    crop_size: Annotated[
+        int | None,
+        typer.Option(min=16, max=512, help="Their side. [default: the store's, or 224 pixels]"),
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Extract clips again that are done.")] = False,
     retry_failed: Annotated[
         bool, typer.Option(help="Try clips again that failed or were unreadable.")
@@ -118,6 +128,8 @@ def extract(
         scheduler=scheduler,
         part=chosen,
         precision=precision,
+        crops=crops,
+        crop_size=crop_size,
     )
     if dry_run:
         plan = make_plan(options)
@@ -143,9 +155,9 @@ def extract(
 def fit(
     model: Annotated[str, typer.Option(help="The model to train.")] = "2stcn",
     store: Annotated[
-        list[Path] | None,
+        list[str] | None,  # and not Path, which would mangle URLs
         typer.Option(
-            help="The feature store; several, read as one, if given several times. "
+            help="The feature store, or s3://...; several, read as one, if given several times. "
             "[default: features.store]"
         ),
     ] = None,
@@ -167,7 +179,7 @@ def fit(
     """
     from pipeline.fitting import fit_model, show_fit
 
-    stores = store or [DEFAULT_STORE]
+    stores = store or [str(DEFAULT_STORE)]
     source = stores[0] if len(stores) == 1 else stores
     fitted = fit_model(model, source, labels, run, settings or [], DEFAULT_RUNS)
     if json:

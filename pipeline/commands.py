@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -17,7 +16,8 @@ care_commands.add_to(store_app)
 
 Name = Annotated[str, typer.Argument(help="A pack's name, or its folder.")]
 Stores = Annotated[
-    list[Path], typer.Argument(metavar="STORE...", help="A feature store, or several read as one.")
+    list[str],  # and not Path, which would mangle URLs
+    typer.Argument(metavar="STORE...", help="A feature store, or several read as one; or s3://..."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
@@ -64,18 +64,19 @@ def verify_pack(name: Name) -> None:
     console.result(f"{name}: every file is as it should be")
 
 
-def _one_or_several(given: list[Path]) -> Any:
+def _one_or_several(given: list[str]) -> Any:
     return given[0] if len(given) == 1 else given
 
 
-def _told(given: list[Path]) -> str | list[str]:
-    return str(given[0]) if len(given) == 1 else [str(path) for path in given]
+def _told(given: list[str]) -> str | list[str]:
+    return given[0] if len(given) == 1 else given
 
 
 @store_app.command("info")
 def info(store: Stores, json: Json = False) -> None:
     """Say what a store holds and what it was made with."""
     import store as stores
+    from store.care import size
     from store.schema import FORMAT_VERSION, array_specs
 
     opened = stores.open(_one_or_several(store))
@@ -90,6 +91,9 @@ def info(store: Stores, json: Json = False) -> None:
         spec.name: {"shape": [opened.n_rows, *spec.tail], "dtype": spec.dtype}
         for spec in array_specs(opened.feature_dtype)
     }
+    if opened.crop_size is not None:
+        shape = [opened.n_crops, opened.crop_size, opened.crop_size, 3]
+        arrays["crop"] = {"shape": shape, "dtype": "uint8"}
     told = {
         "store": _told(store),
         "format": FORMAT_VERSION,
@@ -97,7 +101,7 @@ def info(store: Stores, json: Json = False) -> None:
         "tracks": tracks,
         "frames": opened.n_rows,
         "valid_frames": valid,
-        "bytes": sum(f.stat().st_size for one in store for f in one.rglob("*") if f.is_file()),
+        "bytes": sum(map(size, store)),
         "arrays": arrays,
         "provenance": opened.provenance,
     }
@@ -158,14 +162,13 @@ def verify_store(
         counts = ", ".join(f"{n} {status}" for status, n in sorted(report.by_status.items()))
         word = "whole" if report.ok else f"DAMAGED, {len(report.problems)} problems"
         console.result(
-            f"{', '.join(map(str, store))}: {word}; {report.clips} clips ({counts}), "
-            f"{report.rows} frames"
+            f"{', '.join(store)}: {word}; {report.clips} clips ({counts}), {report.rows} frames"
         )
     if not report.ok:
         raise typer.Exit(1)
 
 
-def _repair(path: Path) -> list[str]:
+def _repair(path: str) -> list[str]:
     """Repair one store; return a line for each thing that was done."""
     from store.repair import repair
 

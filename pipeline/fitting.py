@@ -38,7 +38,7 @@ class Fitted:
 
 def fit_model(
     model: str,
-    store: Path | Sequence[Path],
+    store: str | Path | list[str] | Sequence[Path],
     labels: Path,
     run: Path | None,
     settings: Sequence[str],

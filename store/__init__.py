@@ -7,8 +7,9 @@ One process writes, any number read, and every clip is either whole or not there
 >>> s = store.open("features.store")                             # reads no arrays
 >>> s.clip("a.mp4", arrays=["embedding", "landmark"])            # the rows of one clip
 >>> s.dask("embedding")                                          # (N, 512), lazily
+>>> s.crops("a.mp4")                                             # frames, pictures (k, S, S, 3)
 >>> store.verify("features.store").ok
->>> store.open(["a.store", "b.store"])                           # several as one
+>>> store.open(["a.store", "s3://bucket/b.store"])               # several as one
 """
 
 from store.clip_id import check_clip_id
@@ -25,13 +26,14 @@ from store.errors import (
     StoreWriteError,
 )
 from store.reader import Store
-from store.schema import ArraySpec, ClipRecord, ClipRows, Status, array_specs
+from store.schema import ArraySpec, ClipCrops, ClipRecord, ClipRows, Status, array_specs
 from store.several import Stores, digest, open, verify
 from store.verify import VerifyReport
 from store.writer import Writer
 
 __all__ = [
     "ArraySpec",
+    "ClipCrops",
     "ClipExistsError",
     "ClipIdError",
     "ClipNotFoundError",

@@ -6,53 +6,27 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
-from zarr.storage import LocalStore
 
 from store.durable import DurableStore
 from store.layout import Layout
-from store.schema import FORMAT_VERSION, ArraySpec, array_specs
-
-if TYPE_CHECKING:
-    from zarr.abc.store import ByteRequest
-    from zarr.core.buffer import Buffer, BufferPrototype
+from store.remote import RemoteFolder
+from store.schema import FORMAT_VERSION, ArraySpec, array_specs, crop_spec
+from store.strict import open_strict
 
 _T = TypeVar("_T")
 AnyArray = npt.NDArray[np.generic]
 
 # Chunks of nothing but NaN are written too: a chunk that is missing is damage, never "no face".
 _WRITE_ALL = {"array.write_empty_chunks": True}
+_FILL: dict[str, bool | int] = {"bool": False, "uint8": 0}
 # Hand the chunks of a shard to the codecs together: one by one costs more than their compression.
 _BATCHES = {"codec_pipeline.batch_size": 64}
-
-
-class MissingChunkError(RuntimeError):
-    """A shard is not there or too short; Zarr alone would read fill values in its place."""
-
-
-class StrictStore(LocalStore):
-    """Zarr's store of files for reading, in which a chunk that is missing is an error."""
-
-    async def get(
-        self,
-        key: str,
-        prototype: BufferPrototype | None = None,
-        byte_range: ByteRequest | None = None,
-    ) -> Buffer | None:
-        """Return one object or a part of it."""
-        found = await super().get(key, prototype, byte_range)
-        if "/c/" in f"/{key}":
-            if found is None:
-                raise MissingChunkError(f"{key} is missing")
-            wanted = getattr(byte_range, "end", 0) - getattr(byte_range, "start", 0)
-            if len(found) < wanted or not len(found):
-                raise MissingChunkError(f"{key} is too short")
-        return found
 
 
 class Arrays:
@@ -60,69 +34,115 @@ class Arrays:
 
     Parameters
     ----------
-    path : Path
-        The group's folder, ``NAME.store/arrays.zarr`` as a rule.
+    path : Path or RemoteFolder
+        The group's folder, ``NAME.store/arrays.zarr`` as a rule; for writing a Path.
     feature_dtype : str
         As in the index; says which arrays are expected.
     writable : bool
         Whether ``resize`` and ``write`` are allowed.
+    crop_size : int, optional
+        Of a store that holds crops: their side in pixels. The array `crop` has a length of its own
+        and is not among ``specs``.
     """
 
-    def __init__(self, path: Path, feature_dtype: str, *, writable: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path | RemoteFolder,
+        feature_dtype: str,
+        *,
+        writable: bool = False,
+        crop_size: int | None = None,
+    ) -> None:
         self.path = path
         self.generation = read_generation(path)
         self.specs = {spec.name: spec for spec in array_specs(feature_dtype)}
-        self._durable = DurableStore(path) if writable else None
-        store = self._durable or StrictStore(path, read_only=True)
+        self.crop_spec = None if crop_size is None else crop_spec(crop_size)
+        self._durable = DurableStore(path) if writable and isinstance(path, Path) else None
+        store = self._durable or open_strict(path)
         self._arrays: dict[str, zarr.Array[Any]] = {}
         # By the global setting, since open_array(config=...) is ignored for arrays that exist.
         with zarr.config.set(_WRITE_ALL):
-            for spec in self.specs.values():
+            for spec in filter(None, (*self.specs.values(), self.crop_spec)):
                 array = zarr.open_array(store=store, path=spec.name, mode="r+" if writable else "r")
                 _check(array, spec)
                 self._arrays[spec.name] = array
 
     @classmethod
-    def create(cls, path: Path, feature_dtype: str, layout: Layout, generation: int) -> Arrays:
+    def create(
+        cls,
+        path: Path,
+        feature_dtype: str,
+        layout: Layout,
+        generation: int,
+        crop_size: int | None = None,
+    ) -> Arrays:
         """Make a group of empty arrays at ``path``, where nothing is yet."""
         store = DurableStore(path)
         group = zarr.create_group(
             store=store,
             attributes={"facepipe_format": FORMAT_VERSION, "generation": generation},
         )
-        for spec in array_specs(feature_dtype):
+        crops = None if crop_size is None else crop_spec(crop_size)
+        for spec in filter(None, (*array_specs(feature_dtype), crops)):
+            chunk, shard = layout.chunk_rows, layout.shard_rows
+            if spec is crops:
+                chunk, shard = 1, layout.crop_shard_rows
             group.create_array(
                 spec.name,
                 shape=(0, *spec.tail),
                 dtype=spec.dtype,
-                chunks=(layout.chunk_rows, *spec.tail),
-                shards=(layout.shard_rows, *spec.tail),
+                chunks=(chunk, *spec.tail),
+                shards=(shard, *spec.tail),
                 # lz4 + bitshuffle won every measured comparison; the checksum turns a damaged
                 # chunk into an error before the decompressor sees it.
                 compressors=[
                     BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle"),
                     Crc32cCodec(),
                 ],
-                fill_value=False if spec.dtype == "bool" else np.nan,
-                dimension_names=("frame", *("channel" for _ in spec.tail)),
+                fill_value=_FILL.get(spec.dtype, np.nan),
+                dimension_names=(
+                    ("crop", "y", "x", "channel")
+                    if spec is crops
+                    else ("frame", *("channel" for _ in spec.tail))
+                ),
             )
         store.sync()
-        return cls(path, feature_dtype, writable=True)
+        return cls(path, feature_dtype, writable=True, crop_size=crop_size)
 
     @property
     def shard_rows(self) -> int:
         """Rows per shard."""
-        array = next(iter(self._arrays.values()))
-        return int((array.shards or array.chunks)[0])
+        return self._shard_rows("embedding")
 
     @property
     def chunk_rows(self) -> int:
         """Rows per chunk."""
-        return int(next(iter(self._arrays.values())).chunks[0])
+        return int(self._arrays["embedding"].chunks[0])
+
+    @property
+    def crop_shard_rows(self) -> int:
+        """Crops per shard, in a store that holds crops."""
+        return self._shard_rows("crop")
+
+    def _shard_rows(self, name: str) -> int:
+        array = self._arrays[name]
+        return int((array.shards or array.chunks)[0])
+
+    @property
+    def layout(self) -> Layout:
+        """The chunking with which the arrays were made."""
+        if self.crop_spec is None:
+            return Layout(self.chunk_rows, self.shard_rows)
+        return Layout(self.chunk_rows, self.shard_rows, crop_shard_rows=self.crop_shard_rows)
+
+    @property
+    def crop_rows(self) -> int:
+        """Length of the array of crops; 0 where there is none. See ``lengths``."""
+        return 0 if self.crop_spec is None else int(self._arrays["crop"].shape[0])
 
     def lengths(self) -> dict[str, int]:
-        """Rows of every array, as they were when this object was made or last resized."""
-        return {name: int(array.shape[0]) for name, array in self._arrays.items()}
+        """Rows of every per-frame array, when this object was made or last resized."""
+        return {name: int(self._arrays[name].shape[0]) for name in self.specs}
 
     def resize(self, rows: int) -> None:
         """Grow or cut every array to ``rows``."""
@@ -132,6 +152,11 @@ class Arrays:
                 self._arrays[spec.name].resize((rows, *spec.tail))
 
         _at_once(one, self.specs.values())
+
+    def resize_crops(self, rows: int) -> None:
+        """Grow or cut the array of crops, where there is one, to ``rows``."""
+        if self.crop_spec is not None and self.crop_rows != rows:
+            self._arrays["crop"].resize((rows, *self.crop_spec.tail))
 
     def write(self, start: int, data: Mapping[str, AnyArray]) -> None:
         """Write rows ``start`` to ``start + n`` of every array in ``data``, which must fit."""
@@ -164,7 +189,7 @@ class Arrays:
         return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
-def read_generation(path: Path) -> int:
+def read_generation(path: Path | RemoteFolder) -> int:
     """Return how many compactions lie behind the group at ``path``.
 
     Raises

@@ -8,6 +8,7 @@ from os import PathLike
 from pathlib import Path
 
 from store import compact as compaction
+from store import crop_index
 from store.arrays import Arrays
 from store.durable import reporting
 from store.errors import ClipNotFoundError
@@ -17,6 +18,7 @@ from store.lock import WriterLock
 from store.opening import check_path, open_index
 from store.reader import Store
 from store.recover import open_for_writing
+from store.remote import RemoteFolder, is_url, local_path
 from store.schema import ClipRecord
 from store.writer import Writer
 
@@ -30,7 +32,7 @@ def locked(path: str | PathLike[str]) -> Iterator[tuple[Paths, Index]]:
     StoreNotFoundError, StoreFormatError, StoreLockedError
         There is no whole store, or another process writes it.
     """
-    paths = Paths(Path(path))
+    paths = Paths(local_path(path))
     check_path(paths)
     open_index(paths).close()  # a newer format is refused before anything is touched
     with reporting(paths.root, "opening the store"):
@@ -55,9 +57,10 @@ def whole(paths: Paths, index: Index) -> Arrays:
     StoreFormatError
         Arrays and index do not fit together.
     """
-    mended, _ = open_for_writing(paths, index.meta().feature_dtype, Layout())
+    meta = index.meta()
+    mended, _ = open_for_writing(paths, meta.feature_dtype, Layout(), meta.crop_size)
     mended.close()
-    return Arrays(paths.arrays, index.meta().feature_dtype)
+    return Arrays(paths.arrays, meta.feature_dtype, crop_size=meta.crop_size)
 
 
 def compact(path: str | PathLike[str]) -> tuple[int, int]:
@@ -75,10 +78,11 @@ def compact(path: str | PathLike[str]) -> tuple[int, int]:
     StoreError, StoreWriteError
         Rows are damaged; the disk is full. The store is as it was.
     """
-    before = size(path)
+    before = size(local_path(path))
     with Store(path) as opened:
         provenance, feature_dtype = opened.provenance, opened.feature_dtype
-    Writer(path, provenance, feature_dtype).close()
+        crop_size = opened.crop_size
+    Writer(path, provenance, feature_dtype, crop_size=crop_size).close()
     with locked(path) as (_, index):
         vacuum(index)
     return before, size(path)
@@ -106,7 +110,7 @@ def forget(path: str | PathLike[str], clips: Sequence[str]) -> int:
         As `compact`.
     """
     wanted = list(dict.fromkeys(clips))
-    paths = Paths(Path(path))
+    paths = Paths(local_path(path))
     check_path(paths)
     index = open_index(paths)  # reading: to open it for writing would touch the file
     try:
@@ -118,10 +122,8 @@ def forget(path: str | PathLike[str], clips: Sequence[str]) -> int:
         index.connection.execute("PRAGMA secure_delete=ON")
         arrays = whole(paths, index)
         records = [record for clip in wanted for record in held[clip]]
-        doomed = _doomed(paths, arrays, records)
-        compaction.compact(
-            paths, index, arrays, layout_of(arrays), without=set(wanted), spoil=doomed
-        )
+        doomed = _doomed(paths, arrays, index, records)
+        compaction.compact(paths, index, arrays, arrays.layout, without=set(wanted), spoil=doomed)
         vacuum(index)
     return sum(record.frames for record in records)
 
@@ -149,25 +151,28 @@ def _held(paths: Paths, index: Index, clips: Sequence[str]) -> dict[str, list[Cl
     return found
 
 
-def _doomed(paths: Paths, arrays: Arrays, records: Sequence[ClipRecord]) -> list[Path]:
+def _doomed(
+    paths: Paths, arrays: Arrays, index: Index, records: Sequence[ClipRecord]
+) -> list[Path]:
     """Return the shards, by their paths below arrays.zarr, in which rows of the records lie."""
-    numbers = {
-        shard
-        for record in records
-        if record.start is not None
-        for shard in range(
-            record.start // arrays.shard_rows,
-            (record.start + record.frames - 1) // arrays.shard_rows + 1,
-        )
-    }
+    rows = [(r.start, r.start + r.frames) for r in records if r.start is not None]
+    numbers = _shards(rows, arrays.shard_rows)
     tops = [paths.arrays / name / "c" / str(n) for name in arrays.specs for n in sorted(numbers)]
+    if arrays.crop_spec is not None:
+        found = (crop_index.find(index.connection, r.clip, r.track) for r in records)
+        crops = [(f.start, f.stop) for f in found if f is not None]
+        numbers = _shards(crops, arrays.crop_shard_rows)
+        tops += [paths.arrays / arrays.crop_spec.name / "c" / str(n) for n in sorted(numbers)]
     files = [file for top in tops for file in (top, *top.rglob("*")) if file.is_file()]
     return [file.relative_to(paths.arrays) for file in files]
 
 
-def layout_of(arrays: Arrays) -> Layout:
-    """Return the chunking with which the arrays were made."""
-    return Layout(arrays.chunk_rows, arrays.shard_rows)
+def _shards(ranges: Sequence[tuple[int, int]], shard_rows: int) -> set[int]:
+    return {
+        shard
+        for start, stop in ranges
+        for shard in range(start // shard_rows, (stop - 1) // shard_rows + 1)
+    }
 
 
 def vacuum(index: Index) -> None:
@@ -178,5 +183,7 @@ def vacuum(index: Index) -> None:
 
 
 def size(path: str | PathLike[str]) -> int:
-    """Return the bytes of all files of a store."""
+    """Return the bytes of all files of a store, also of one in object storage."""
+    if is_url(path):
+        return RemoteFolder(path.rstrip("/")).size()
     return sum(f.stat().st_size for f in Path(path).rglob("*") if f.is_file())

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from store import durable
+from store import crop_index, durable
 from store.arrays import Arrays
 from store.errors import StoreFormatError
 from store.index import Index, Meta
@@ -52,11 +52,15 @@ def compact(
     meta = index.meta()
     durable.remove_tree(paths.next_arrays)
     runs, starts, rows = _plan(index, without)
+    crop_runs, crop_starts, crop_rows = _plan_crops(index, meta, without)
     upcoming = Arrays.create(
-        paths.next_arrays, meta.feature_dtype, layout, generation=meta.generation + 1
+        paths.next_arrays, meta.feature_dtype, layout, meta.generation + 1, meta.crop_size
     )
     # Read strictly: a chunk that is missing must not be copied as one without faces.
-    _copy(Arrays(arrays.path, meta.feature_dtype), upcoming, runs, rows)
+    source = Arrays(arrays.path, meta.feature_dtype, crop_size=meta.crop_size)
+    _copy(source, upcoming, runs, rows)
+    _copy_crops(source, upcoming, crop_runs, crop_rows)
+    upcoming.sync()
     with index.transaction():
         for clip in without:
             index.drop_pending(clip)
@@ -65,6 +69,9 @@ def compact(
             index.put_clip(record)
         index.set_moved(starts)
         index.set_meta(next_generation=meta.generation + 1, next_rows=rows)
+        if meta.crop_size is not None:
+            crop_index.set_moved(index.connection, crop_starts)
+            index.set_meta(next_crop_rows=crop_rows)
     finish(paths, index, spoil)
 
 
@@ -118,7 +125,9 @@ def _undo(paths: Paths, index: Index, renamed: bool) -> None:
         durable.rename(paths.old_arrays, paths.arrays)
     with index.transaction():
         index.set_moved(())
-        index.set_meta(next_generation=None, next_rows=None)
+        if index.meta().crop_size is not None:
+            crop_index.set_moved(index.connection, ())
+        index.set_meta(next_generation=None, next_rows=None, next_crop_rows=None)
     _clean(paths)
 
 
@@ -132,6 +141,9 @@ def _apply(index: Index, meta: Meta) -> None:
             next_generation=None,
             next_rows=None,
         )
+        if meta.crop_size is not None:
+            crop_index.apply_moved(index.connection)
+            index.set_meta(crop_rows=meta.next_crop_rows, next_crop_rows=None)
 
 
 def _clean(paths: Paths) -> None:
@@ -151,11 +163,32 @@ def _plan(
         start = record.start or 0
         starts.append((record.clip, record.track, rows))
         rows += record.frames
-        if runs and sum(runs[-1]) == start:
-            runs[-1] = (runs[-1][0], runs[-1][1] + record.frames)
-        else:
-            runs.append((start, record.frames))
+        add_run(runs, start, record.frames)
     return runs, starts, rows
+
+
+def _plan_crops(
+    index: Index, meta: Meta, without: Collection[str]
+) -> tuple[list[Run], list[tuple[str, int, int]], int]:
+    if meta.crop_size is None:
+        return [], [], 0
+    runs: list[Run] = []
+    starts: list[tuple[str, int, int]] = []
+    rows = 0
+    for found in crop_index.by_start(index.connection):
+        if found.clip not in without:
+            starts.append((found.clip, found.track, rows))
+            rows += len(found.frames)
+            add_run(runs, found.start, len(found.frames))
+    return runs, starts, rows
+
+
+def add_run(runs: list[Run], start: int, count: int) -> None:
+    """Add rows to runs of neighbours."""
+    if runs and sum(runs[-1]) == start:
+        runs[-1] = (runs[-1][0], runs[-1][1] + count)
+    else:
+        runs.append((start, count))
 
 
 def _copy(source: Arrays, target: Arrays, runs: list[Run], rows: int) -> None:
@@ -165,7 +198,14 @@ def _copy(source: Arrays, target: Arrays, runs: list[Run], rows: int) -> None:
         for start, pieces in split(runs, block):
             values = [source.read(name, a, b) for a, b in pieces]
             target.write(start, {name: np.concatenate(values)})
-    target.sync()
+
+
+def _copy_crops(source: Arrays, target: Arrays, runs: list[Run], rows: int) -> None:
+    if source.crop_spec is None:
+        return
+    target.resize_crops(rows)
+    for start, pieces in split(runs, target.crop_shard_rows):
+        target.write(start, {"crop": np.concatenate([source.read("crop", *p) for p in pieces])})
 
 
 def split(runs: list[Run], block: int) -> Iterator[tuple[int, list[tuple[int, int]]]]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from os import PathLike
 
 from store.arrays import Arrays
+from store.crops import read_sha256
 from store.errors import StoreError
 from store.reader import Store
 from store.scan import scan
@@ -16,9 +17,9 @@ from store.scan import scan
 def digest(path: str | PathLike[str]) -> Iterator[tuple[str, str]]:
     """Yield (clip id, sha256 in hex) of every committed clip, sorted by id.
 
-    The hash runs over the rows of all the clip's tracks, read from the arrays and not taken from
-    the index (FORMAT.md); it does not depend on the order in which clips were written. A clip
-    without rows has the hash of nothing.
+    The hash runs over the rows (and crops, if any) of all the clip's tracks, read from the arrays
+    and not taken from the index (FORMAT.md); it does not depend on the order in which clips were
+    written. A clip without rows has the hash of nothing.
 
     Raises
     ------
@@ -29,7 +30,7 @@ def digest(path: str | PathLike[str]) -> Iterator[tuple[str, str]]:
     """
     with Store(path) as store:
         place = store.place()
-        arrays = Arrays(place.folder, store.feature_dtype)
+        arrays = Arrays(place.folder, store.feature_dtype, crop_size=store.crop_size)
         tracks: dict[str, list[tuple[int, str]]] = defaultdict(list)
         for seen in scan(arrays, store.records_by_start(), check=False):
             if seen.problems:
@@ -38,9 +39,25 @@ def digest(path: str | PathLike[str]) -> Iterator[tuple[str, str]]:
                     f"`pipeline store verify {store.path}` names every damaged clip.",
                 )
             tracks[seen.record.clip].append((seen.record.track, seen.sha256))
+        crops = dict(_crops(store, arrays))
         ids = sorted({record.clip for record in store.records()})
         if store.place().generation != place.generation:
             raise StoreError(f"{store.path}: was compacted during the digest", "Run it again.")
     for clip in ids:
-        lines = "".join(f"{track} {sha}\n" for track, sha in sorted(tracks.get(clip, [])))
+        lines = "".join(
+            f"{track} {sha}{crops.get((clip, track), '')}\n"
+            for track, sha in sorted(tracks.get(clip, []))
+        )
         yield clip, hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _crops(store: Store, arrays: Arrays) -> Iterator[tuple[tuple[str, int], str]]:
+    for found in store.crop_records():
+        try:
+            yield (found.clip, found.track), f" {read_sha256(arrays, found)}"
+        except Exception as error:  # codecs raise what they like over damaged bytes
+            text = " ".join(str(error).split()) or type(error).__name__
+            raise StoreError(
+                f"{store.path}: clip {found.clip!r}: crop: cannot be read: {text}",
+                f"`pipeline store verify {store.path}` names every damaged clip.",
+            ) from error

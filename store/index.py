@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from store import records
-from store.schema import FORMAT_VERSION, ClipRecord
+from store import crop_index, records
+from store.schema import FORMAT_VERSION, ClipCrops, ClipRecord
 from store.select import Choice, select
 
 BUSY_S = 60.0
@@ -65,6 +65,7 @@ class Meta:
 
     ``rows`` are committed; ``unowned`` of them belong to clips that were replaced or removed.
     ``generation`` counts compactions; ``next_generation`` is set while one is being switched to.
+    ``crop_size`` is None in a store without crops; ``crop_rows`` are committed.
     """
 
     format_version: int
@@ -75,6 +76,9 @@ class Meta:
     generation: int
     next_generation: int | None
     next_rows: int | None
+    crop_size: int | None = None
+    crop_rows: int = 0
+    next_crop_rows: int | None = None
 
 
 class Index:
@@ -146,11 +150,15 @@ class Index:
 
     # -- meta and sessions ---------------------------------------------------------------------
 
-    def create(self, feature_dtype: str, created: str) -> None:
+    def create(self, feature_dtype: str, created: str, crop_size: int | None = None) -> None:
         """Make the tables of an empty store, in one transaction."""
         with self.transaction():
             for statement in _SCHEMA.split(";"):
                 self.connection.execute(statement)
+            if crop_size is not None:
+                for statement in crop_index.SCHEMA:
+                    self.connection.execute(statement)
+                self.set_meta(crop_size=crop_size, crop_rows=0)
             self.set_meta(
                 format_version=FORMAT_VERSION,
                 feature_dtype=feature_dtype,
@@ -171,7 +179,10 @@ class Index:
     def meta(self) -> Meta:
         """Return the table ``meta``."""
         raw = self.raw_meta()
-        upcoming, upcoming_rows = raw.get("next_generation"), raw.get("next_rows")
+
+        def number(key: str) -> int | None:
+            return int(raw[key]) if key in raw else None
+
         return Meta(
             format_version=int(raw["format_version"]),
             feature_dtype=raw["feature_dtype"],
@@ -179,8 +190,11 @@ class Index:
             rows=int(raw["rows"]),
             unowned=int(raw["unowned"]),
             generation=int(raw["generation"]),
-            next_generation=None if upcoming is None else int(upcoming),
-            next_rows=None if upcoming_rows is None else int(upcoming_rows),
+            next_generation=number("next_generation"),
+            next_rows=number("next_rows"),
+            crop_size=number("crop_size"),
+            crop_rows=number("crop_rows") or 0,
+            next_crop_rows=number("next_crop_rows"),
         )
 
     def set_meta(self, **values: object) -> None:
@@ -277,8 +291,16 @@ class Index:
             is not None
         )
 
-    def put_pending(self, record: ClipRecord, parts: Iterable[tuple[int, bytes]]) -> None:
-        """Journal a record and its rows, in place of what waited under the same clip and track."""
+    def put_pending(
+        self,
+        record: ClipRecord,
+        parts: Iterable[tuple[int, bytes]],
+        crops: tuple[ClipCrops, str] | None = None,
+    ) -> None:
+        """Journal a record and its rows, in place of what waited under the same clip and track.
+
+        ``crops``: with their hash, in a store that holds crops.
+        """
         self.drop_pending(record.clip, record.track)
         number = self.connection.execute(
             "INSERT INTO pending (clip, track, frames, record) VALUES (?, ?, ?, ?)",
@@ -288,6 +310,8 @@ class Index:
             self.connection.execute(
                 "INSERT INTO pending_rows VALUES (?, ?, ?, ?)", (number, part, rows, data)
             )
+        if crops is not None:
+            crop_index.put_pending(self.connection, int(number or 0), *crops)
 
     def drop_pending(self, clip: str, track: int | None = None) -> int:
         """Delete from the journal (one track, or all of a clip); return how many there were."""

@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from store import durable
 from store.errors import StoreLockedError
 from store.layout import Paths
+from store.remote import RemotePaths
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Holder:
         return True
 
 
-def holder(paths: Paths) -> Holder | None:
+def holder(paths: Paths | RemotePaths) -> Holder | None:
     """Return who said last that it writes the store and did not say that it is done."""
     try:
         said = json.loads(paths.holder.read_text("utf-8"))

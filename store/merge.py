@@ -10,21 +10,26 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from os import PathLike
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
-from store import durable
+from store import crop_index, durable
+from store import crops as clip_crops
 from store.arrays import AnyArray, Arrays
-from store.compact import Run, split
+from store.compact import Run, add_run, split
 from store.durable import reporting
 from store.errors import StoreError
 from store.index import Index
 from store.layout import Layout, Paths
 from store.opening import open_index
+from store.remote import local_path
 from store.scan import scan
 from store.schema import ClipRecord
 from store.select import PAGE
 from store.several import Stores
+
+_T = TypeVar("_T")
 
 
 def merge(
@@ -35,8 +40,8 @@ def merge(
 ) -> int:
     """Write the clips of several stores into a new one, in constant memory.
 
-    Rows, records and sessions are copied as they are; every clip's rows are read back and hashed
-    before the new store takes its name. Until then there is nothing at ``out``.
+    Rows, crops, records and sessions are copied as they are; every clip's rows and crops are read
+    back and hashed before the new store takes its name. Until then there is nothing at ``out``.
 
     Parameters
     ----------
@@ -62,13 +67,14 @@ def merge(
     StoreWriteError
         The disk is full.
     """
-    target, shape = Path(out), layout or Layout()
+    target, shape = local_path(out), layout or Layout()
+    sources = [local_path(path) for path in stores]
     if target.exists() or target.is_symlink():
         raise StoreError(
             f"{target}: is there already; merge makes a new store", "Name another, or delete it."
         )
-    with reporting(target, "merging"), Stores([Path(path) for path in stores]) as parts:
-        for path in parts.paths:
+    with reporting(target, "merging"), Stores(sources) as parts:
+        for path in sources:
             _check_journal(path)
         target.absolute().parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.absolute().parent))
@@ -100,21 +106,32 @@ def _check_journal(path: Path) -> None:
 
 def _merge(made: Paths, parts: Stores, layout: Layout) -> int:
     rows_of = [store.n_rows for store in parts.stores]
-    arrays = Arrays.create(made.arrays, parts.feature_dtype, layout, generation=0)
+    crop_size = parts.crop_size
+    arrays = Arrays.create(made.arrays, parts.feature_dtype, layout, 0, crop_size)
     runs, rows = _runs(parts)
     arrays.resize(rows)
     for spec in parts.specs:
         for start, pieces in split(runs, layout.shard_rows):  # whole shards: each written once
             values = [_read(parts, rows_of, spec.name, a, b) for a, b in pieces]
             arrays.write(start, {spec.name: np.concatenate(values)})
+    crops = _copy_crops(arrays, parts)
     arrays.sync()
     index = Index(made.index, writable=True)
     try:
-        index.create(parts.feature_dtype, datetime.now(UTC).isoformat(" ", "seconds"))
+        index.create(parts.feature_dtype, datetime.now(UTC).isoformat(" ", "seconds"), crop_size)
         count = _records(index, parts, rows_of)
+        _crop_records(index, parts)
         with index.transaction():
             index.set_meta(rows=rows)
-        strict = Arrays(made.arrays, parts.feature_dtype)
+            if crop_size is not None:
+                index.set_meta(crop_rows=crops)
+        strict = Arrays(made.arrays, parts.feature_dtype, crop_size=crop_size)
+        wrong = next(clip_crops.problems(index, strict, crops), None) if crop_size else None
+        if wrong is not None:
+            raise StoreError(
+                f"clip {wrong[0]!r}: {wrong[2]}",
+                "`pipeline store verify STORE...` names every damaged clip.",
+            )
         for seen in scan(strict, index.clips_by_start(), check=False):
             if seen.sha256 != seen.record.rows_sha256:
                 raise StoreError(
@@ -134,11 +151,33 @@ def _runs(parts: Stores) -> tuple[list[Run], int]:
     for record in parts.records_by_start():
         start = record.start or 0
         rows += record.frames
-        if runs and sum(runs[-1]) == start:
-            runs[-1] = (runs[-1][0], runs[-1][1] + record.frames)
-        else:
-            runs.append((start, record.frames))
+        add_run(runs, start, record.frames)
     return runs, rows
+
+
+def _copy_crops(arrays: Arrays, parts: Stores) -> int:
+    """Copy the crops of all stores; return how many there are."""
+    runs: list[Run] = []
+    count = 0
+    for found in parts.crop_records():
+        add_run(runs, found.start, len(found.frames))
+        count += len(found.frames)
+    if arrays.crop_spec is not None:
+        rows_of = [store.n_crops for store in parts.stores]
+        arrays.resize_crops(count)
+        for start, pieces in split(runs, arrays.crop_shard_rows):
+            values = [_read(parts, rows_of, "crop", a, b) for a, b in pieces]
+            arrays.write(start, {"crop": np.concatenate(values)})
+    return count
+
+
+def _crop_records(index: Index, parts: Stores) -> None:
+    start = 0
+    for page in _pages(parts.crop_records()):
+        with index.transaction():
+            for found in page:
+                crop_index.put(index.connection, replace(found, start=start))
+                start += len(found.frames)
 
 
 def _read(parts: Stores, rows_of: list[int], name: str, start: int, stop: int) -> AnyArray:
@@ -157,7 +196,7 @@ def _records(index: Index, parts: Stores, rows_of: list[int]) -> int:
     """Copy sessions and records in the order of the rows, then those without rows."""
     count = start = 0
     for path, store, rows in zip(parts.paths, parts.stores, rows_of, strict=True):
-        source = open_index(Paths(path))
+        source = open_index(Paths(local_path(path)))
         try:
             held = source.connection.execute(
                 "SELECT id, started, provenance FROM session ORDER BY id"
@@ -190,8 +229,8 @@ def _one_after_the_other(
         start += record.frames
 
 
-def _pages(records: Iterator[ClipRecord]) -> Iterator[list[ClipRecord]]:
-    page: list[ClipRecord] = []
+def _pages(records: Iterator[_T]) -> Iterator[list[_T]]:
+    page: list[_T] = []
     for record in records:
         page.append(record)
         if len(page) == PAGE:

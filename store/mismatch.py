@@ -9,7 +9,7 @@ from typing import Any
 from store.errors import StoreMismatchError
 
 
-def check_provenance(path: Path, held: dict[str, Any], given: dict[str, Any]) -> None:
+def check_provenance(path: Path | str, held: dict[str, Any], given: dict[str, Any]) -> None:
     """Refuse to mix packs or settings: their features cannot be compared.
 
     Parameters

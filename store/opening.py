@@ -4,13 +4,30 @@ from __future__ import annotations
 
 import sqlite3
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 
 from store.arrays import read_generation
 from store.errors import StoreFormatError, StoreNotFoundError
 from store.index import Index, Meta
 from store.layout import Paths
+from store.remote import RemoteError, RemoteFolder, RemotePaths, fetch, is_url, local_path
 from store.schema import FEATURE_DTYPES, FORMAT_VERSION
+
+
+def open_paths(path: str | PathLike[str]) -> Paths | RemotePaths:
+    """Return the parts of a store that is there; of one in object storage, with its index copied.
+
+    Raises
+    ------
+    StoreNotFoundError, StoreFormatError
+        As `check_path` and `remote.fetch`.
+    """
+    if is_url(path):
+        return fetch(path)
+    paths = Paths(local_path(path))
+    check_path(paths)
+    return paths
 
 
 def check_path(paths: Paths) -> None:
@@ -40,7 +57,7 @@ def check_path(paths: Paths) -> None:
         )
 
 
-def open_index(paths: Paths, *, writable: bool = False) -> Index:
+def open_index(paths: Paths | RemotePaths, *, writable: bool = False) -> Index:
     """Open the index of an existing store and check its format.
 
     Raises
@@ -56,14 +73,15 @@ def open_index(paths: Paths, *, writable: bool = False) -> Index:
         if index is not None:
             index.close()
         raise StoreFormatError(
-            f"{paths.index}: cannot be opened: {error}",
+            f"{paths.label}/index.sqlite: cannot be opened: {error}",
             "If its writer was killed and the disk is read-only, copy the store to a writable one.",
         ) from error
     except sqlite3.DatabaseError as error:
         if index is not None:
             index.close()
         raise StoreFormatError(
-            f"{paths.index}: is damaged: {error}", "Restore it from a copy, or extract again."
+            f"{paths.label}/index.sqlite: is damaged: {error}",
+            "Restore it from a copy, or extract again.",
         ) from error
     except StoreFormatError:
         if index is not None:
@@ -72,9 +90,9 @@ def open_index(paths: Paths, *, writable: bool = False) -> Index:
     return index
 
 
-def check_format(paths: Paths, index: Index) -> None:
+def check_format(paths: Paths | RemotePaths, index: Index) -> None:
     """Refuse an index of a newer format, and one that is none."""
-    root = paths.root
+    root = paths.label
     if index.is_empty():
         raise StoreFormatError(
             f"{root}: the making of this store was cut short; it holds nothing",
@@ -106,13 +124,14 @@ def check_format(paths: Paths, index: Index) -> None:
 class Place:
     """The arrays that an index means: their folder, and whether ``moved`` holds the first rows."""
 
-    folder: Path
+    folder: Path | RemoteFolder
     generation: int
     moved: bool
     rows: int
+    crop_rows: int = 0
 
 
-def locate(paths: Paths, meta: Meta) -> Place | None:
+def locate(paths: Paths | RemotePaths, meta: Meta) -> Place | None:
     """Find the arrays that belong to ``meta``, also when a compaction was cut short.
 
     Returns None when they do not fit together: the switch is happening this very moment, or the
@@ -120,19 +139,21 @@ def locate(paths: Paths, meta: Meta) -> Place | None:
     """
     found = _generation(paths.arrays)
     if found == meta.generation:
-        return Place(paths.arrays, found, False, meta.rows)
+        return Place(paths.arrays, found, False, meta.rows, meta.crop_rows)
     if meta.next_generation is None:
         return None
     if found == meta.next_generation:  # renamed, index not yet told
-        return Place(paths.arrays, found, True, meta.next_rows or 0)
+        return Place(paths.arrays, found, True, meta.next_rows or 0, meta.next_crop_rows or 0)
     if found is None and _generation(paths.old_arrays) == meta.generation:  # between the renames
-        return Place(paths.old_arrays, meta.generation, False, meta.rows)
+        return Place(paths.old_arrays, meta.generation, False, meta.rows, meta.crop_rows)
     return None
 
 
-def _generation(folder: Path) -> int | None:
+def _generation(folder: Path | RemoteFolder) -> int | None:
     try:
         return read_generation(folder)
+    except RemoteError:
+        raise
     except (OSError, ValueError):
         return None
 

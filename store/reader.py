@@ -16,36 +16,41 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from store import records
+from store import crop_index, lazy
 from store.arrays import AnyArray, Arrays, read_generation
+from store.crop_index import CropRecord
 from store.errors import ClipNotFoundError, FacepipeError, StoreError, StoreFormatError
 from store.index import Index
-from store.layout import Paths
-from store.opening import Place, check_path, locate, open_index
-from store.schema import ArraySpec, ClipRecord, Status, array_specs
-from store.select import Choice, select, table
+from store.lazy import LazyArray
+from store.listing import Listing
+from store.opening import Place, locate, open_index, open_paths
+from store.remote import is_url, local_path
+from store.schema import ArraySpec, ClipRecord, Status, array_specs, crop_spec
+from store.select import Choice, select
 
 if TYPE_CHECKING:
     import dask.array
-    import pandas as pd
 
 _RETRIES = 6
 _T = TypeVar("_T")
 
 
-class Store:
+class Store(Listing):
     """A store opened for reading; a context manager. Made by ``store.open``.
 
     Every call sees what is committed when it is made. First rows (``ClipRecord.start``) and Dask
     arrays belong to the generation of the store in which it was opened: when a writer has compacted
     the store since, ``dask`` and its blocks raise StoreError rather than return rows of other
     clips; ``clip`` looks the rows up anew and goes on. Safe to use from threads, and to pickle.
+
+    Of a store in object storage (``s3://bucket/x.store``, as str) the index is copied to a
+    temporary file once, so what is seen is what was committed at the opening; the arrays are read
+    in place.
     """
 
     def __init__(self, path: str | PathLike[str]) -> None:
-        self.path = Path(path)
-        self._paths = Paths(self.path)
-        check_path(self._paths)
+        self.path: Path | str = path if is_url(path) else local_path(path)
+        self._paths = open_paths(path)
         self._local = threading.local()
         self._arrays: Arrays | None = None
         with self._index.snapshot():
@@ -71,6 +76,16 @@ class Store:
         return array_specs(self._meta.feature_dtype)
 
     @property
+    def crop_size(self) -> int | None:
+        """Side in pixels of the crops; None if the store holds none."""
+        return self._meta.crop_size
+
+    @property
+    def n_crops(self) -> int:
+        """Committed crops: the length M of the array `crop`."""
+        return self.place().crop_rows
+
+    @property
     def created(self) -> str:
         """When the store was made, ISO 8601 in UTC."""
         return self._meta.created
@@ -85,33 +100,6 @@ class Store:
     def __len__(self) -> int:
         with self._readable():
             return self._index.count()
-
-    def records(
-        self,
-        status: Status | Iterable[Status] | None = None,
-        *,
-        subset: Iterable[str] | None = None,
-        where: str | None = None,
-    ) -> Iterator[ClipRecord]:
-        """Yield the records of one status, several, or all, ordered by clip and track.
-
-        Parameters
-        ----------
-        status : Status or iterable of Status, optional
-            Which statuses.
-        subset : iterable of str, optional
-            Which clips; ids that the store does not hold are passed over.
-        where : str, optional
-            A condition in SQLite's SQL over the columns of ClipRecord, which can only read:
-            ``"valid_frames > 0.9 * frames AND clip LIKE 'day1/%'"``.
-
-        Raises
-        ------
-        StoreError
-            The condition does not work; says why.
-        """
-        rows = self.iter_rows(records.COLUMNS, status, subset=subset, where=where)
-        yield from map(records.from_columns, rows)
 
     def iter_rows(
         self,
@@ -145,10 +133,6 @@ class Store:
                 self._index.connection, columns, choice, moved=moved, by_start=by_start
             )
 
-    def records_by_start(self) -> Iterator[ClipRecord]:
-        """Yield the records that own rows, in the order of their rows."""
-        yield from map(records.from_columns, self.iter_rows(records.COLUMNS, by_start=True))
-
     def record(self, clip: str, track: int = 0) -> ClipRecord:
         """Return one record.
 
@@ -158,16 +142,6 @@ class Store:
             Names the clip, or the tracks that there are.
         """
         return self._patiently(lambda: self._find(clip, track))[1]
-
-    def index(
-        self,
-        status: Status | Iterable[Status] | None = None,
-        *,
-        subset: Iterable[str] | None = None,
-        where: str | None = None,
-    ) -> pd.DataFrame:
-        """Return all records, or chosen ones as by `records`, as a table: a column a field."""
-        return table(self.iter_rows(records.COLUMNS, status, subset=subset, where=where))
 
     # -- rows ----------------------------------------------------------------------------------
 
@@ -198,18 +172,48 @@ class Store:
             start, stop = record.start or 0, (record.start or 0) + record.frames
             return self._read(place, names, start, stop)
 
-        try:
+        with self._told(f"the rows of clip {clip!r}"):
             return self._patiently(read)
-        except FacepipeError:
-            raise
-        except Exception as error:
-            raise StoreError(
-                f"{self.path}: the rows of clip {clip!r} cannot be read: {error}",
-                f"`pipeline store verify {self.path}` names every damaged clip.",
-            ) from error
+
+    def crops(
+        self, clip: str, track: int = 0
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
+        """Return the crops of one track: their frames (k,) and the pictures (k, S, S, 3), RGB.
+
+        Raises
+        ------
+        ClipNotFoundError
+            There is no such track.
+        StoreError
+            The store holds no crops, or they cannot be read.
+        """
+        size = self.crop_size
+        if size is None:
+            raise StoreError(f"{self.path}: holds no crops", lazy.NO_CROPS)
+
+        def read() -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
+            with self._index.snapshot():
+                place, _ = self._find(clip, track)
+                found = crop_index.find(self._index.connection, clip, track, moved=place.moved)
+            if found is None:
+                return np.zeros(0, np.int64), np.zeros((0, size, size, 3), np.uint8)
+            images = self._read(place, ["crop"], found.start, found.stop)["crop"]
+            return np.asarray(found.frames, np.int64), images.astype(np.uint8, copy=False)
+
+        with self._told(f"the crops of clip {clip!r}"):
+            return self._patiently(read)
+
+    def crop_records(self) -> Iterator[CropRecord]:
+        """Yield which rows of the array `crop` belong to which frames, in the order of rows."""
+        if self.crop_size is not None:
+            moved = self.place().moved
+            with self._readable():
+                yield from crop_index.by_start(self._index.connection, moved=moved)
 
     def dask(self, name: str) -> dask.array.Array:
         """Return one array whole and lazy: (n_rows, *tail), in blocks of one shard.
+
+        Also ``crop``, of length ``n_crops``, where the store holds crops.
 
         Raises
         ------
@@ -220,14 +224,17 @@ class Store:
         import dask.array
         from dask.base import tokenize
 
-        self._check_names([name])
+        spec = self._spec(name)
         place = self.place()
         self._check_generation(place.generation)
-        spec = next(s for s in self.specs if s.name == name)
-        shard = self._patiently(lambda: self._opened(self._place()).shard_rows)
-        token = tokenize(str(self.path.absolute()), self.created, place.generation, place.rows)
+        arrays = self._patiently(lambda: self._opened(self._place()))
+        if name == "crop":
+            rows, shard = place.crop_rows, arrays.crop_shard_rows
+        else:
+            rows, shard = place.rows, arrays.shard_rows
+        token = tokenize(self._address(), self.created, place.generation, rows)
         return dask.array.from_array(
-            LazyArray(self, spec, place.rows),
+            LazyArray(self, spec, rows),
             chunks=(shard, *spec.tail),
             name=f"{name}-{token}",
             meta=np.empty((0, *(0 for _ in spec.tail)), spec.dtype),
@@ -239,17 +246,11 @@ class Store:
         def read() -> AnyArray:
             place = self._place()
             self._check_generation(place.generation)
-            return self._read(place, [name], start, min(stop, place.rows))[name]
+            rows = place.crop_rows if name == "crop" else place.rows
+            return self._read(place, [name], start, min(stop, rows))[name]
 
-        try:
+        with self._told(f"rows {start} to {stop} of {name}"):
             return self._patiently(read)
-        except FacepipeError:
-            raise
-        except Exception as error:
-            raise StoreError(
-                f"{self.path}: rows {start} to {stop} of {name} cannot be read: {error}",
-                f"`pipeline store verify {self.path}` names every damaged clip.",
-            ) from error
 
     # -- how -----------------------------------------------------------------------------------
 
@@ -258,6 +259,8 @@ class Store:
         """The connection of this thread."""
         found: Index | None = getattr(self._local, "index", None)
         if found is None:
+            if not self._paths.index.exists() and is_url(self.path):  # closed meanwhile
+                self._paths = open_paths(self.path)
             found = self._local.index = open_index(self._paths)
         return found
 
@@ -289,8 +292,11 @@ class Store:
             arrays is None
             or (arrays.path, arrays.generation) != (place.folder, place.generation)
             or min(arrays.lengths().values()) < place.rows
+            or arrays.crop_rows < place.crop_rows
         ):
-            arrays = self._arrays = Arrays(place.folder, self.feature_dtype)
+            arrays = self._arrays = Arrays(
+                place.folder, self.feature_dtype, crop_size=self.crop_size
+            )
         return arrays
 
     def _read(self, place: Place, names: list[str], start: int, stop: int) -> dict[str, AnyArray]:
@@ -302,12 +308,25 @@ class Store:
         return found
 
     @contextmanager
+    def _told(self, what: str) -> Iterator[None]:
+        """Say in one line what could not be read."""
+        try:
+            yield
+        except FacepipeError:
+            raise
+        except Exception as error:
+            raise StoreError(
+                f"{self.path}: {what} cannot be read: {error}",
+                f"`pipeline store verify {self.path}` names every damaged clip.",
+            ) from error
+
+    @contextmanager
     def _readable(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.DatabaseError as error:
             raise StoreFormatError(
-                f"{self._paths.index}: cannot be read: {error}",
+                f"{self._paths.label}/index.sqlite: cannot be read: {error}",
                 f"`pipeline store verify {self.path}` says more.",
             ) from error
 
@@ -334,6 +353,12 @@ class Store:
                     f"{self.path}: holds no array {name!r}; expected one of {', '.join(known)}"
                 )
 
+    def _spec(self, name: str) -> ArraySpec:
+        if name == "crop" and self.crop_size is not None:
+            return crop_spec(self.crop_size)
+        self._check_names([name])
+        return next(spec for spec in self.specs if spec.name == name)
+
     def _check_generation(self, generation: int) -> None:
         if generation != self.generation:
             raise _CompactedError(
@@ -342,12 +367,16 @@ class Store:
                 "Open it again.",
             )
 
+    def _address(self) -> str:
+        return str(self.path.absolute() if isinstance(self.path, Path) else self.path)
+
     def close(self) -> None:
-        """Close this thread's connection; the next call opens it again."""
+        """Close this thread's connection, delete copies; the next call opens them again."""
         index: Index | None = getattr(self._local, "index", None)
         if index is not None:
             index.close()
             self._local.index = None
+        self._paths.release()
 
     def __enter__(self) -> Self:
         return self
@@ -370,20 +399,3 @@ class Store:
 
 class _CompactedError(StoreError):
     """Row numbers of an older generation were used."""
-
-
-class LazyArray:
-    """What Dask slices: one array of a store, (rows, *tail), read block by block."""
-
-    def __init__(self, store: Store, spec: ArraySpec, rows: int) -> None:
-        self._store = store
-        self._spec = spec
-        self.shape = (rows, *spec.tail)
-        self.dtype = np.dtype(spec.dtype)
-        self.ndim = len(self.shape)
-
-    def __getitem__(self, key: Any) -> npt.NDArray[Any]:
-        parts = key if isinstance(key, tuple) else (key,)
-        start, stop, step = parts[0].indices(self.shape[0])
-        rows = self._store.read_rows(self._spec.name, start, max(start, stop))
-        return np.asarray(rows[(slice(None, None, step), *parts[1:])])

@@ -15,29 +15,42 @@ _OWN = {"arrays.zarr", "arrays.next.zarr", "index.sqlite", "index.sqlite-journal
 _SIGNS = {"writer.lock", "writer.json"}
 
 
-def open_for_writing(paths: Paths, feature_dtype: str, layout: Layout) -> tuple[Index, Arrays]:
+def open_for_writing(
+    paths: Paths, feature_dtype: str, layout: Layout, crop_size: int | None = None
+) -> tuple[Index, Arrays]:
     """Open the store for its one writer, who holds the lock; make it when nothing is there.
 
     Raises
     ------
     StoreFormatError, StoreMismatchError
-        The folder holds something else, a newer format, or other feature dtypes.
+        The folder holds something else, a newer format, other feature dtypes, or other crops.
     """
     if _is_new(paths):
-        _create(paths, feature_dtype, layout)
+        _create(paths, feature_dtype, layout, crop_size)
     check_path(paths)
     index = open_index(paths, writable=True)
     try:
-        found = index.meta().feature_dtype
+        meta = index.meta()
+        found = meta.feature_dtype
         if found != feature_dtype:
             raise StoreMismatchError(
                 f"{paths.root}: holds features of {found}, this run makes {feature_dtype}",
                 f"Use {found}, or write to another store (--store OTHER.store).",
             )
+        if meta.crop_size != crop_size:
+            raise StoreMismatchError(
+                f"{paths.root}: holds {_told(meta.crop_size)}, this run makes {_told(crop_size)}",
+                "A store has crops of all its clips or of none: ask for the same, or write to "
+                "another store (--store OTHER.store).",
+            )
         return index, _mend(paths, index)
     except BaseException:
         index.close()
         raise
+
+
+def _told(crop_size: int | None) -> str:
+    return "no crops" if crop_size is None else f"crops of {crop_size} pixels"
 
 
 def check_target(paths: Paths) -> None:
@@ -80,15 +93,15 @@ def _no_rows(paths: Paths) -> bool:
     return not any(any(folder.glob("*/c/**/*")) for folder in (paths.arrays, paths.next_arrays))
 
 
-def _create(paths: Paths, feature_dtype: str, layout: Layout) -> None:
+def _create(paths: Paths, feature_dtype: str, layout: Layout, crop_size: int | None) -> None:
     durable.remove_partials(paths.root)
     for folder in (paths.arrays, paths.next_arrays):
         durable.remove_tree(folder)
-    Arrays.create(paths.next_arrays, feature_dtype, layout, generation=0)
+    Arrays.create(paths.next_arrays, feature_dtype, layout, generation=0, crop_size=crop_size)
     durable.rename(paths.next_arrays, paths.arrays)
     index = Index(paths.index, writable=True)
     try:
-        index.create(feature_dtype, datetime.now(UTC).isoformat(" ", "seconds"))
+        index.create(feature_dtype, datetime.now(UTC).isoformat(" ", "seconds"), crop_size)
     finally:
         index.close()
     durable.sync_folder(paths.root)
@@ -100,13 +113,15 @@ def _mend(paths: Paths, index: Index) -> Arrays:
     durable.remove_partials(paths.root)
     meta = index.meta()
     try:
-        arrays = Arrays(paths.arrays, meta.feature_dtype, writable=True)
+        arrays = Arrays(paths.arrays, meta.feature_dtype, writable=True, crop_size=meta.crop_size)
     except (OSError, ValueError, KeyError) as error:
         raise StoreFormatError(
             f"{paths.arrays}: cannot be opened: {error}",
             "Restore it from a copy, or extract again.",
         ) from error
     short = {name: n for name, n in arrays.lengths().items() if n < meta.rows}
+    if arrays.crop_rows < meta.crop_rows:
+        short["crop"] = arrays.crop_rows
     if short or arrays.generation != meta.generation:
         raise StoreFormatError(
             f"{paths.root}: expected arrays of {meta.rows} rows, generation {meta.generation}, "
@@ -114,5 +129,6 @@ def _mend(paths: Paths, index: Index) -> Arrays:
             f"`pipeline store verify {paths.root}` says more.",
         )
     arrays.resize(meta.rows)
+    arrays.resize_crops(meta.crop_rows)
     arrays.sync()
     return arrays

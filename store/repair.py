@@ -9,10 +9,11 @@ from datetime import UTC, datetime
 from os import PathLike
 
 from store import compact as compaction
-from store import durable, records
+from store import crop_index, durable, records
+from store import crops as clip_crops
 from store import rows as clip_rows
 from store.arrays import Arrays
-from store.care import layout_of, locked, vacuum
+from store.care import locked, vacuum
 from store.clip_id import check_clip_id
 from store.errors import ClipIdError, StoreError, StoreFormatError
 from store.index import Index
@@ -99,6 +100,12 @@ def _repair(paths: Paths, index: Index, report: RepairReport) -> None:
             )
         if problems:
             bad.setdefault(seen.record.clip, problems[0])
+    crops, owned_crops = index.meta().crop_rows, 0
+    if arrays.crop_spec is not None:
+        crops = max(crops, arrays.crop_rows)
+        (owned_crops,) = index.one("SELECT COALESCE(SUM(crops), 0) FROM crop")
+        for clip, _, problem in clip_crops.problems(index, arrays, arrays.crop_rows):
+            bad.setdefault(clip, problem)
     bad |= unreadable
     instead = []
     for clip, problem in bad.items():
@@ -111,8 +118,8 @@ def _repair(paths: Paths, index: Index, report: RepairReport) -> None:
         instead.append(_failed(clip, problem, session))
     stored = max(*arrays.lengths().values(), index.meta().rows)
     (owned,) = index.one("SELECT COALESCE(SUM(frames), 0) FROM clip WHERE start IS NOT NULL")
-    if bad or stored != owned or len(set(arrays.lengths().values())) > 1:
-        compaction.compact(paths, index, arrays, layout_of(arrays), without=bad, instead=instead)
+    if bad or stored != owned or crops != owned_crops or len(set(arrays.lengths().values())) > 1:
+        compaction.compact(paths, index, arrays, arrays.layout, without=bad, instead=instead)
         vacuum(index)
     report.cut_rows = max(0, stored - index.meta().rows)
 
@@ -127,7 +134,7 @@ def _open(paths: Paths, index: Index) -> Arrays:
             f"{paths.arrays}: expected arrays of generation {meta.generation}, got none", _RESTORE
         )
     try:
-        return Arrays(paths.arrays, meta.feature_dtype)
+        return Arrays(paths.arrays, meta.feature_dtype, crop_size=meta.crop_size)
     except Exception as error:  # Zarr raises what it likes over damaged metadata
         text = " ".join(str(error).split())
         raise StoreFormatError(f"{paths.arrays}: cannot be opened: {text}", _RESTORE) from error
@@ -201,6 +208,21 @@ def _bad_pending(index: Index) -> Iterator[tuple[str, str]]:
             continue
         if hasher.hexdigest() != record.rows_sha256:
             yield clip, "the hash of its rows in the journal is not the one of its record"
+    crop_size = index.meta().crop_size
+    for number, record in index.pending() if crop_size is not None else ():
+        found = crop_index.pending(index.connection, number)
+        try:
+            images = clip_crops.unpack(
+                crop_index.pending_data(index.connection, number), crop_size or 0
+            )
+        except ValueError as error:
+            yield record.clip, f"its crops in the journal cannot be read: {error}"
+            continue
+        frames, sha256 = found or ((), "")
+        if bool(record.valid_frames) != bool(frames):
+            yield record.clip, "its crops are missing in the journal"
+        elif frames and clip_crops.crops_sha256(frames, images) != sha256:
+            yield record.clip, "the hash of its crops in the journal is not the one of its record"
 
 
 def _readable(index: Index, arrays: Arrays, bad: dict[str, str]) -> Iterator[ClipRecord]:

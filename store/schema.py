@@ -14,6 +14,8 @@ LANDMARK_DIM = 136
 CHUNK_ROWS = 512
 SHARD_ROWS = 65_536
 FLUSH_ROWS = 32_768  # half a shard: each flush rewrites the shard that it ends in
+CROP_SHARD_ROWS = 128  # 19 MB at 224 pixels
+CROP_FLUSH_ROWS = 2_048
 FEATURE_DTYPES = ("float16", "float32")
 
 
@@ -61,6 +63,27 @@ def array_specs(feature_dtype: str = "float16") -> tuple[ArraySpec, ...]:
     )
 
 
+def crop_spec(crop_size: int) -> ArraySpec:
+    """Return the array of crops; not per frame, so not among ``array_specs``."""
+    return ArraySpec("crop", (crop_size, crop_size, 3), "uint8", False)
+
+
+@dataclass(frozen=True)
+class ClipCrops:
+    """Aligned pictures of the face of one track, k of them, S pixels high and wide.
+
+    Attributes
+    ----------
+    frames : (k,) int64
+        Numbers of the track's frames that they show, ascending, counted from 0; all of them valid.
+    images : (k, S, S, 3) uint8
+        RGB, 0 where the frame ends.
+    """
+
+    frames: npt.NDArray[np.int64]
+    images: npt.NDArray[np.uint8]
+
+
 @dataclass(frozen=True)
 class ClipRows:
     """The per-frame arrays of one face track of a clip, n rows each, row i the same frame.
@@ -80,6 +103,8 @@ class ClipRows:
     valid : (n,) bool
         False where the frame holds no face of this track; there the arrays above but
         ``timestamp`` are NaN.
+    crops : ClipCrops, optional
+        In stores that hold crops. No per-frame array: `as_dict` leaves it out.
     """
 
     embedding: npt.NDArray[np.floating]
@@ -89,6 +114,7 @@ class ClipRows:
     box: npt.NDArray[np.float32]
     score: npt.NDArray[np.float32]
     valid: npt.NDArray[np.bool_]
+    crops: ClipCrops | None = None
 
     def __len__(self) -> int:
         return len(self.timestamp)
@@ -106,11 +132,12 @@ class ClipRows:
             **arrays,
             timestamp=np.asarray(timestamp, np.float64),
             valid=np.zeros(n, np.bool_),
+            crops=None,
         )
 
     def as_dict(self) -> dict[str, npt.NDArray[np.generic]]:
         """Return the arrays by name."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "crops"}
 
 
 @dataclass(frozen=True)

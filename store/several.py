@@ -11,8 +11,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, overload
 
-from store import records
+import numpy as np
+import numpy.typing as npt
+
 from store.arrays import AnyArray
+from store.crop_index import CropRecord
 from store.digest import digest as digest_one
 from store.errors import (
     ClipExistsError,
@@ -21,24 +24,25 @@ from store.errors import (
     StoreMismatchError,
     StoreNotFoundError,
 )
+from store.listing import Listing
 from store.mismatch import check_provenance
 from store.reader import Store
+from store.remote import is_url, local_path
 from store.schema import ArraySpec, ClipRecord, Status
-from store.select import Choice, table
+from store.select import Choice
 from store.verify import VerifyReport
 from store.verify import verify as verify_one
 
 if TYPE_CHECKING:
     import dask.array
-    import pandas as pd
 
 _KEYS = ("clip", "track", "start", "frames")
 OnePath = str | PathLike[str]
 # Not Sequence[str]: a str is one too.
-ManyPaths = list[str] | Sequence[PathLike[str]] | tuple[str, ...]
+ManyPaths = list[str] | Sequence[PathLike[str]] | tuple[str, ...] | list[str | Path]
 
 
-class Stores:
+class Stores(Listing):
     """Several stores opened for reading as one; a context manager. Made by ``store.open``.
 
     Has what `Store` has. Rows are numbered through: those of the first store, then those of the
@@ -63,9 +67,13 @@ class Stores:
     def __init__(self, paths: ManyPaths) -> None:
         if not paths:
             raise StoreNotFoundError("no store was given", "Name at least one store.")
-        self.paths = [Path(path) for path in paths]
+        self.paths: list[Path | str] = [
+            path if is_url(path) else local_path(path) for path in paths
+        ]
         self.stores = [Store(path) for path in self.paths]
-        self._rows = [store.n_rows for store in self.stores]
+        places = [store.place() for store in self.stores]
+        self._rows = [place.rows for place in places]
+        self._crops = [place.crop_rows for place in places]
         self._first = [sum(self._rows[:k]) for k in range(len(self._rows))]
         self._check_kind()
         self._check_clips()
@@ -88,23 +96,22 @@ class Stores:
         return self.stores[0].specs
 
     @property
+    def crop_size(self) -> int | None:
+        """Side in pixels of the crops; None if the stores hold none."""
+        return self.stores[0].crop_size
+
+    @property
+    def n_crops(self) -> int:
+        """The length M of the array `crop`: the sum over the stores."""
+        return sum(self._crops)
+
+    @property
     def provenance(self) -> dict[str, Any]:
         """What the first session of the first store that has one wrote; {} if none has."""
         return next((p for store in self.stores if (p := store.provenance)), {})
 
     def __len__(self) -> int:
         return sum(1 for _ in self.iter_rows(["clip"]))
-
-    def records(
-        self,
-        status: Status | Iterable[Status] | None = None,
-        *,
-        subset: Iterable[str] | None = None,
-        where: str | None = None,
-    ) -> Iterator[ClipRecord]:
-        """Yield the records of all or chosen ones, as `Store.records` does."""
-        rows = self.iter_rows(records.COLUMNS, status, subset=subset, where=where)
-        yield from map(records.from_columns, rows)
 
     def iter_rows(
         self,
@@ -136,10 +143,6 @@ class Stores:
         for row in heapq.merge(*parts, key=lambda row: row[-4:-2]):
             yield row[:-4]
 
-    def records_by_start(self) -> Iterator[ClipRecord]:
-        """Yield the records that own rows, in the order of their rows."""
-        yield from map(records.from_columns, self.iter_rows(records.COLUMNS, by_start=True))
-
     def record(self, clip: str, track: int = 0) -> ClipRecord:
         """Return one record.
 
@@ -150,16 +153,6 @@ class Stores:
         k, record = self._find(clip, track)
         return self._shift(k, record)
 
-    def index(
-        self,
-        status: Status | Iterable[Status] | None = None,
-        *,
-        subset: Iterable[str] | None = None,
-        where: str | None = None,
-    ) -> pd.DataFrame:
-        """Return all records, or chosen ones as by `records`, as a table: a column a field."""
-        return table(self.iter_rows(records.COLUMNS, status, subset=subset, where=where))
-
     # -- rows ----------------------------------------------------------------------------------
 
     def clip(
@@ -169,8 +162,24 @@ class Stores:
         k, _ = self._find(clip, track)
         return self.stores[k].clip(clip, track, arrays)
 
+    def crops(
+        self, clip: str, track: int = 0
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
+        """Return frames and pictures of one track's crops, as `Store.crops` does."""
+        k, _ = self._find(clip, track)
+        return self.stores[k].crops(clip, track)
+
+    def crop_records(self) -> Iterator[CropRecord]:
+        """Yield where the crops of each track lie in ``dask("crop")``, in the order of rows."""
+        first = 0
+        for store, crops in zip(self.stores, self._crops, strict=True):
+            for found in store.crop_records():
+                if found.stop <= crops:
+                    yield replace(found, start=found.start + first)
+            first += crops
+
     def dask(self, name: str) -> dask.array.Array:
-        """Return one array of all stores, whole and lazy: (n_rows, *tail).
+        """Return one array of all stores, whole and lazy: (n_rows, *tail); also ``crop``.
 
         Raises
         ------
@@ -179,7 +188,8 @@ class Stores:
         """
         import dask.array
 
-        parts = [store.dask(name)[:n] for store, n in zip(self.stores, self._rows, strict=True)]
+        rows = self._crops if name == "crop" else self._rows
+        parts = [store.dask(name)[:n] for store, n in zip(self.stores, rows, strict=True)]
         filled = [part for part in parts if part.shape[0]] or parts[:1]
         return dask.array.concatenate(filled, axis=0)
 
@@ -223,6 +233,12 @@ class Stores:
                     f"{store.path}: holds features as {store.feature_dtype}, "
                     f"{self.stores[0].path} as {self.feature_dtype}",
                     "Stores are read as one only if they are of one pack, recipe and dtype.",
+                )
+            if store.crop_size != self.crop_size:
+                raise StoreMismatchError(
+                    f"{store.path}: holds crops of size {store.crop_size}, "
+                    f"{self.stores[0].path} of size {self.crop_size}",
+                    "Stores are read as one only if all or none of them hold crops of one size.",
                 )
             if not store.provenance:  # a part in which no clip fell
                 continue
@@ -273,7 +289,7 @@ def _named(store: Store, k: int) -> Iterator[tuple[str, int]]:
         yield clip, k
 
 
-def _without_path(message: str, path: Path) -> str:
+def _without_path(message: str, path: Path | str) -> str:
     return message.removeprefix(f"{path}: ").replace("this run", "the other")
 
 
@@ -287,6 +303,8 @@ def open(path: OnePath | ManyPaths) -> Store | Stores:
     Parameters
     ----------
     path : path or sequence of paths
+        On a disk, or in object storage by its address as a str, such as ``s3://bucket/x.store``
+        (read through fsspec; for S3 ``pip install 'facepipe[s3]'``).
 
     Raises
     ------
@@ -296,6 +314,8 @@ def open(path: OnePath | ManyPaths) -> Store | Stores:
         What lies there is not a whole store, or of a newer format.
     StoreMismatchError, ClipExistsError
         Several stores do not go together, see `Stores`.
+    StoreError
+        Object storage cannot be reached, or refuses.
     """
     return Store(path) if isinstance(path, str | PathLike) else Stores(path)
 

@@ -6,8 +6,8 @@ import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from os import PathLike
-from pathlib import Path
 
+from store import crops as clip_crops
 from store import rows as clip_rows
 from store.arrays import Arrays
 from store.clip_id import check_clip_id
@@ -15,7 +15,8 @@ from store.errors import ClipIdError, StoreFormatError
 from store.index import Index, Meta
 from store.layout import Paths
 from store.lock import holder
-from store.opening import Place, check_path, locate, open_index
+from store.opening import Place, locate, open_index, open_paths
+from store.remote import RemotePaths
 from store.scan import scan
 from store.schema import ClipRecord
 
@@ -58,8 +59,7 @@ def verify(path: str | PathLike[str]) -> VerifyReport:
     StoreNotFoundError, StoreFormatError
         There is no store at ``path``, its index cannot be opened, or it is of a newer format.
     """
-    paths = Paths(Path(path))
-    check_path(paths)
+    paths = open_paths(path)
     index = open_index(paths)
     try:
         for _ in range(_TRIES):
@@ -70,13 +70,15 @@ def verify(path: str | PathLike[str]) -> VerifyReport:
         return report
     except sqlite3.DatabaseError as error:
         raise StoreFormatError(
-            f"{paths.index}: is damaged: {error}", "Restore it from a copy, or extract again."
+            f"{paths.label}/index.sqlite: is damaged: {error}",
+            "Restore it from a copy, or extract again.",
         ) from error
     finally:
         index.close()
+        paths.release()
 
 
-def _verify(paths: Paths, index: Index) -> tuple[VerifyReport, int]:
+def _verify(paths: Paths | RemotePaths, index: Index) -> tuple[VerifyReport, int]:
     report = VerifyReport()
     (sound,) = index.one("PRAGMA quick_check(1)")
     if sound != "ok":
@@ -133,7 +135,7 @@ def _coverage(index: Index, meta: Meta) -> list[str]:
     return problems
 
 
-def _states(paths: Paths, index: Index, meta: Meta) -> list[str]:
+def _states(paths: Paths | RemotePaths, index: Index, meta: Meta) -> list[str]:
     notes = []
     writing = holder(paths)
     if writing is not None and writing.alive():
@@ -168,14 +170,14 @@ def _record_problems(record: ClipRecord, sessions: set[int]) -> list[str]:
 
 
 def _array_problems(
-    paths: Paths, index: Index, meta: Meta, place: Place, notes: list[str]
+    paths: Paths | RemotePaths, index: Index, meta: Meta, place: Place, notes: list[str]
 ) -> Iterator[str]:
     try:
-        arrays = Arrays(place.folder, meta.feature_dtype)
+        arrays = Arrays(place.folder, meta.feature_dtype, crop_size=meta.crop_size)
     except Exception as error:  # Zarr raises what it likes over damaged metadata
         yield f"arrays.zarr: cannot be opened: {' '.join(str(error).split())}"
         return
-    long = False
+    long = arrays.crop_rows > place.crop_rows
     for name, length in arrays.lengths().items():
         if length < place.rows:
             yield f"{name}: expected {place.rows} rows, got {length}"
@@ -192,3 +194,9 @@ def _array_problems(
             problems.append("the hash of its rows is not the one in the index")
         for text in problems:
             yield f"clip {record.clip!r}, track {record.track}: {text}"
+    if arrays.crop_spec is None:
+        return
+    if arrays.crop_rows < place.crop_rows:
+        yield f"crop: expected {place.crop_rows} rows, got {arrays.crop_rows}"
+    for clip, track, text in clip_crops.problems(index, arrays, place.crop_rows, moved=place.moved):
+        yield f"clip {clip!r}, track {track}: {text}"

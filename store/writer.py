@@ -9,20 +9,22 @@ from contextlib import suppress
 from dataclasses import replace as with_fields
 from datetime import UTC, datetime
 from os import PathLike
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from store import mismatch
+from store import crop_index, mismatch
+from store import crops as clip_crops
 from store import rows as clip_rows
 from store.clip_id import check_clip_id
 from store.compact import compact
+from store.crop_index import CropRecord
 from store.durable import reporting
 from store.errors import ClipExistsError, ClipNotFoundError, FacepipeError, StoreError
 from store.layout import Layout, Paths
 from store.lock import WriterLock
 from store.recover import check_target, open_for_writing
-from store.schema import FEATURE_DTYPES, ClipRecord, ClipRows, array_specs
+from store.remote import local_path
+from store.schema import FEATURE_DTYPES, ClipCrops, ClipRecord, ClipRows, array_specs
 
 
 class Writer:
@@ -44,13 +46,16 @@ class Writer:
         ``float16`` or ``float32``, for embedding and appearance; fixed for the life of the store.
     layout : Layout
         Rows per chunk, shard and flush; chunk and shard count only when the store is made.
+    crop_size : int, optional
+        Side in pixels of the crops that come with every clip (`ClipRows.crops`); None for a store
+        without crops. Fixed for the life of the store.
 
     Raises
     ------
     StoreLockedError
         Another process writes the store; names its host, pid and start time.
     StoreMismatchError
-        The store was made with another pack, recipe or feature dtype.
+        The store was made with another pack, recipe, feature dtype or crop size.
     StoreFormatError
         The folder is no store, or of a newer format.
     StoreWriteError
@@ -64,18 +69,21 @@ class Writer:
         feature_dtype: str = "float16",
         *,
         layout: Layout | None = None,
+        crop_size: int | None = None,
     ) -> None:
         if feature_dtype not in FEATURE_DTYPES:
             raise StoreError(
                 f"feature dtype: expected {' or '.join(FEATURE_DTYPES)}, got {feature_dtype!r}"
             )
-        self.path = Path(path)
+        self.path = local_path(path)
         self._paths = Paths(self.path)
         self._layout = layout or Layout()
         self._provenance = mismatch.to_json(provenance)
         self._specs = array_specs(feature_dtype)
         self._feature_dtype = feature_dtype
+        self._crop_size = crop_size
         self._session: int | None = None
+        self._waiting_crops = 0
         self._closed = False
         with reporting(self.path, "opening the store"):
             check_target(self._paths)
@@ -84,7 +92,7 @@ class Writer:
             self._lock.acquire()
             try:
                 self._index, self._arrays = open_for_writing(
-                    self._paths, feature_dtype, self._layout
+                    self._paths, feature_dtype, self._layout, crop_size
                 )
             except BaseException:
                 self._lock.release()
@@ -93,8 +101,9 @@ class Writer:
             held = self._index.first_provenance()
             if held is not None:
                 mismatch.check_provenance(self.path, json.loads(held), provenance)
-            self._waiting = self._index.pending_rows()
-            self._committed = self._index.meta().rows
+            self._count_waiting()
+            meta = self._index.meta()
+            self._committed, self._committed_crops = meta.rows, meta.crop_rows
         except BaseException:
             self._abandon()
             raise
@@ -107,7 +116,8 @@ class Writer:
         record : ClipRecord
             ``start``, ``rows_sha256`` and ``session`` are filled in here.
         rows : ClipRows or None
-            n = ``record.frames`` rows for a status that has rows, None for one that has none.
+            n = ``record.frames`` rows for a status that has rows, None for one that has none. With
+            ``crops``, if the store holds any and a frame is valid.
         replace : bool
             Whether a track that is there with rows may be replaced. Readers see the old rows until
             the new ones are flushed. A record without rows is replaced without asking.
@@ -132,34 +142,52 @@ class Writer:
                 f"clip {record.clip!r}: status {record.status} expects "
                 f"{'rows' if rows is None else 'no rows'}, got {'none' if rows is None else 'rows'}"
             )
-        stored = None
+        stored = crops = None
         if rows is None:
             wrong = clip_rows.status_violation(record)
             if wrong:
                 raise StoreError(f"clip {record.clip!r}: {wrong}")
         else:
             stored = clip_rows.prepare(record, rows, self._feature_dtype)
+            crops = clip_crops.prepare(record, rows, self._crop_size)
         with reporting(self.path, f"appending {record.clip}"):
-            self._journal(record, stored, replace)
+            self._journal(record, stored, crops, replace)
         if self._is_full():
             self.flush()
 
     def _is_full(self) -> bool:
-        """Whether the rows reach the next multiple of ``flush_rows``.
+        """Whether the rows, or the crops, reach the next multiple of those of a flush.
 
         Counted from row 0 and not from the last flush: flushes that drift across the ends of shards
         would rewrite a shard three times and not twice.
         """
-        step = self._layout.flush_rows
-        return (self._committed + self._waiting) // step > self._committed // step
+        step, crops = self._layout.flush_rows, self._layout.crop_flush_rows
+        before = self._committed_crops
+        return (self._committed + self._waiting) // step > self._committed // step or (
+            (before + self._waiting_crops) // crops > before // crops
+        )
 
-    def _journal(self, record: ClipRecord, stored: clip_rows.Rows | None, replace: bool) -> None:
+    def _count_waiting(self) -> None:
+        self._waiting = self._index.pending_rows()
+        if self._crop_size is not None:
+            self._waiting_crops = crop_index.pending_count(self._index.connection)
+
+    def _journal(
+        self,
+        record: ClipRecord,
+        stored: clip_rows.Rows | None,
+        crops: ClipCrops | None,
+        replace: bool,
+    ) -> None:
         if not replace and self._has_rows(record.clip, record.track):
             raise ClipExistsError(
                 f"{self.path}: holds clip {record.clip!r}, track {record.track} already",
                 "Extract with --overwrite to replace it.",
             )
         digest = "" if stored is None else clip_rows.rows_sha256(stored, self._specs)
+        hashed = (
+            None if crops is None else (crops, clip_crops.crops_sha256(crops.frames, crops.images))
+        )
         session = self._session
         with self._index.transaction():
             if session is None:
@@ -170,9 +198,9 @@ class Writer:
                 self._index.put_clip(full)
             else:
                 block = self._layout.flush_rows
-                self._index.put_pending(full, clip_rows.pack(stored, self._specs, block))
+                self._index.put_pending(full, clip_rows.pack(stored, self._specs, block), hashed)
         self._session = session
-        self._waiting = self._index.pending_rows()
+        self._count_waiting()
 
     def _has_rows(self, clip: str, track: int) -> bool:
         if self._index.find_pending(clip, track):
@@ -193,7 +221,7 @@ class Writer:
             with self._index.transaction():
                 count = self._index.drop_pending(clip, track)
                 count += self._index.drop_clip(clip, track)
-            self._waiting = self._index.pending_rows()
+            self._count_waiting()
         if not count:
             what = f"clip {clip!r}" if track is None else f"clip {clip!r}, track {track}"
             raise ClipNotFoundError(f"{self.path}: holds no {what}")
@@ -231,14 +259,38 @@ class Writer:
             self._arrays.resize(total)
             for first, slab in self._slabs(pending, start):
                 self._arrays.write(first, slab)
+            total_crops = self._committed_crops + self._waiting_crops
+            crops = self._write_crops(total_crops)
             self._arrays.sync()
             with self._index.transaction():
                 for _, record in pending:
                     self._index.put_clip(with_fields(record, start=start))
                     start += record.frames
+                for placed in crops:
+                    crop_index.put(self._index.connection, placed)
                 self._index.clear_pending()
                 self._index.set_meta(rows=total)
+                if self._crop_size is not None:
+                    self._index.set_meta(crop_rows=total_crops)
             self._committed, self._waiting = total, 0
+            self._committed_crops, self._waiting_crops = total_crops, 0
+
+    def _write_crops(self, total: int) -> list[CropRecord]:
+        """Write the journalled crops behind the committed ones; return where they lie."""
+        if self._crop_size is None or not self._waiting_crops:
+            return []
+        self._arrays.resize_crops(total)
+        placed: list[CropRecord] = []
+
+        def noted() -> Iterator[tuple[CropRecord, clip_crops.Images]]:
+            size = self._crop_size or 0
+            for record, images in clip_crops.pending(self._index, size, self._committed_crops):
+                placed.append(record)
+                yield record, images
+
+        for first, images in clip_crops.slabs(noted(), self._arrays.crop_shard_rows):
+            self._arrays.write(first, {"crop": images})
+        return placed
 
     def _slabs(
         self, pending: list[tuple[int, ClipRecord]], start: int
@@ -271,8 +323,7 @@ class Writer:
             self.flush()
             with reporting(self.path, "closing the store"):
                 if self._index.meta().unowned:
-                    layout = Layout(self._arrays.chunk_rows, self._arrays.shard_rows)
-                    compact(self._paths, self._index, self._arrays, layout)
+                    compact(self._paths, self._index, self._arrays, self._arrays.layout)
                 self._index.shrink()
         finally:
             self._abandon()

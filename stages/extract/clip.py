@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.extract.batches import F32
+from stages.extract.crops import Reservoir, bound, choose
 from stages.extract.faces import align
 from stages.extract.locate import Locator
 from stages.extract.recipe import Recipe
@@ -44,6 +45,7 @@ class _Sequence:
     landmarks: list[F32] = field(default_factory=list)
     crops: list[Image] = field(default_factory=list)
     vectors: list[tuple[F32, F32]] = field(default_factory=list)
+    pictures: Reservoir | None = None
 
     def embed(self) -> Asking:
         """Embed the crops that wait."""
@@ -138,6 +140,8 @@ class ClipTask:
                 last = seen
                 self._times.append(seen.timestamp)
             held += yield from self._look(run)
+            if self.recipe.crops:
+                bound(self._reservoirs(self._sequences), self.recipe.crop_size)
             if held > HELD_CROPS:
                 for sequence in self._sequences.values():
                     yield from sequence.embed()
@@ -154,6 +158,10 @@ class ClipTask:
                 self._sequences[sighting.tracklet] = _Sequence(
                     Tracklet(seen.index, seen.timestamp, sighting.box, after_cut=seen.cut)
                 )
+                if self.recipe.crops:
+                    self._sequences[sighting.tracklet].pictures = Reservoir(
+                        self.recipe.crops, self.recipe.crop_size
+                    )
             sequence = self._sequences[sighting.tracklet]
             sequence.tracklet.add(seen, sighting)
             sequence.frames.append(seen.index)
@@ -161,6 +169,8 @@ class ClipTask:
             sequence.scores.append(sighting.score)
             sequence.landmarks.append(face.landmark)
             sequence.crops.append(align(seen.image, face.landmark))
+            if sequence.pictures is not None:
+                sequence.pictures.offer(seen.index, seen.image, face.landmark)
         return len(faces)
 
     def _tracks(self) -> Generator[Request, Answer, list[list[int]]]:
@@ -185,7 +195,14 @@ class ClipTask:
             rows.box[at] = np.stack(sequence.boxes)
             rows.score[at] = sequence.scores
             rows.valid[at] = True
+        if self.recipe.crops:
+            crops = choose(self._reservoirs(names), np.flatnonzero(rows.valid), self.recipe.crops)
+            rows = replace(rows, crops=crops)
         return rows
+
+    def _reservoirs(self, names: Iterable[int]) -> list[Reservoir]:
+        found = (self._sequences[name].pictures for name in names)
+        return [pictures for pictures in found if pictures is not None]
 
     def _record(
         self,

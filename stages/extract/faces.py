@@ -50,10 +50,10 @@ def similarity(source: F64, target: F64) -> F64:
     return np.hstack([linear, (target.mean(0) - linear @ source.mean(0))[:, None]])
 
 
-def align(image: Image, landmark: F32) -> Image:
-    """Cut the aligned face (112, 112, 3) uint8 BGR out of a picture by its landmarks (68, 2)."""
-    matrix = similarity(five_points(landmark), TEMPLATE)
-    return np.asarray(cv2.warpAffine(image, matrix, (CROP, CROP), borderValue=0), np.uint8)
+def align(image: Image, landmark: F32, size: int = CROP) -> Image:
+    """Cut the aligned face (size, size, 3) uint8 BGR out of a picture by its landmarks (68, 2)."""
+    matrix = similarity(five_points(landmark), TEMPLATE * (size / CROP))
+    return np.asarray(cv2.warpAffine(image, matrix, (size, size), borderValue=0), np.uint8)
 
 
 def roll(eyes: npt.NDArray[np.floating]) -> F64:

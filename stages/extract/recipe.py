@@ -31,6 +31,10 @@ class Recipe:
         Whether only the face with the largest summed area is kept, or every track.
     precision : str
         Arithmetic of the recognition net (`device.Precision`).
+    crops : int
+        Aligned pictures that are kept of each track; 0 for none.
+    crop_size : int
+        Their side in pixels.
     """
 
     every: int = 5
@@ -38,7 +42,12 @@ class Recipe:
     detector_threshold: float = 0.5
     faces: str = "main"
     precision: str = "f32"
+    crops: int = 0
+    crop_size: int = 224
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON types, as stores keep it."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        """Return it as JSON types, as stores keep it: with crops only where there are any."""
+        kept = asdict(self)
+        if not self.crops:
+            del kept["crops"], kept["crop_size"]
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in kept.items()}

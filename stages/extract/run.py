@@ -16,7 +16,7 @@ from typing import Any
 import store
 from stages.extract import cluster, packs
 from stages.extract.device import Device, Precision
-from stages.extract.inputs import Part, Source, find_clips
+from stages.extract.inputs import InputError, Part, Source, find_clips
 from stages.extract.recipe import Recipe, WhichFaces
 from stages.extract.selftest import check_precision
 from stages.extract.sessions import resolve_device
@@ -32,10 +32,12 @@ _VERSIONS = ("facepipe", "insightface", "onnx", "onnxruntime", "onnxruntime-gpu"
 class ExtractOptions:
     """What `extract` is asked to do; the command line's options by the same names.
 
-    ``every``, ``precision``, ``faces`` None: what the store was made with, or 5, f32 and main for a
-    new one. ``workers`` None: one a core on a CPU, one on a GPU. ``time_limit_s`` None: by the size
-    of each file. ``scheduler``: None for worker processes of our own, ``local`` for a Dask cluster
-    on this machine, or the address of a Dask scheduler. ``part``: only these clips.
+    ``every``, ``precision``, ``faces``, ``crops``, ``crop_size`` None: what the store was made
+    with, or 5, f32, main, none and 224 for a new one. ``workers`` None: one a core on a CPU, one on
+    a GPU. ``time_limit_s`` None: by the size of each file. ``scheduler``: None for worker processes
+    of our own, ``local`` for a Dask cluster on this machine, or the address of a Dask scheduler.
+    ``part``: only these clips. ``crops``: pictures to keep of each track, ``crop_size``: their side
+    in pixels.
     """
 
     videos: Sequence[Path]
@@ -51,6 +53,8 @@ class ExtractOptions:
     faces: WhichFaces | None = None
     scheduler: str | None = None
     part: Part = Part()
+    crops: int | None = None
+    crop_size: int | None = None
 
 
 @dataclass
@@ -193,8 +197,8 @@ def extract(
         Before anything is written. StoreWriteError at any time; what was finished is kept.
     """
     sources = options.part.of(find_clips(options.videos))
-    pack = open_pack(options.pack, echo)
     saved = _recipe_of(options.store)
+    pack = open_pack(options.pack, echo)
     precision = options.precision or Precision(saved.get("precision", Recipe.precision))
     device, reason = resolve_device(options.device, pack.landmark, precision)
     if precision is not Precision.F32:
@@ -206,7 +210,14 @@ def extract(
         detector_sizes=tuple(pack.detection.sizes),
         detector_threshold=pack.detection.threshold,
         precision=str(precision),
+        crops=options.crops or saved.get("crops", Recipe.crops),
+        crop_size=options.crop_size or saved.get("crop_size", Recipe.crop_size),
     )
+    if options.crop_size and not recipe.crops:
+        raise InputError(
+            f"a crop size of {options.crop_size} was asked for, and no crops",
+            "say how many of each face with --crops",
+        )
     workers = options.workers or (available_cores() if device.on_cpu else 1)
     if options.scheduler is not None:
         workers = cluster.count_workers(options.scheduler, workers)
@@ -214,8 +225,11 @@ def extract(
     told = provenance(pack, recipe, provider)
     if saved:  # settings that came after the store was made had their defaults then
         default = Recipe().to_dict()
-        told["recipe"] = {k: v for k, v in told["recipe"].items() if k in saved or v != default[k]}
-    with store.Writer(options.store, told) as writer:
+        told["recipe"] = {
+            k: v for k, v in told["recipe"].items() if k in saved or v != default.get(k)
+        }
+    crop_size = recipe.crop_size if recipe.crops else None
+    with store.Writer(options.store, told, crop_size=crop_size) as writer:
         todo = _plan(sources, writer.records(), options)
         again = {source.clip for source in todo.todo}
         held: dict[str, set[int]] = {}  # their tracks that have rows

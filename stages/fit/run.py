@@ -42,7 +42,7 @@ from stages.fit.trainer import LabelScale, Progress, TrainResult
 __all__ = ["FitResult", "Run", "RunError", "fit", "load_run", "newest_run"]
 
 # One store, or several that are read as one.
-StorePath = str | os.PathLike[str] | Sequence[Path]
+StorePath = str | os.PathLike[str] | Sequence[Path] | list[str]
 BASELINE = "time_average_ridge"
 VERSIONED = ("torch", "numpy", "scipy", "scikit-learn", "dask", "zarr", "safetensors")
 

@@ -155,7 +155,9 @@ class Run:
                 f"extract the clips again with --pack {mine[0]}, or fit a run on this store",
             )
 
-    def predict(self, store_path: str | os.PathLike[str] | Sequence[Path]) -> pd.DataFrame:
+    def predict(
+        self, store_path: str | os.PathLike[str] | Sequence[Path] | list[str]
+    ) -> pd.DataFrame:
         """Score every clip of a store that shows a face: clip, score, frames, valid_frames.
 
         In the store's row order; scores in label units. Several stores are read as one.

@@ -7,9 +7,10 @@ import dataclasses
 import numpy as np
 
 from store.layout import Layout
-from store.schema import ClipRecord, ClipRows, Status
+from store.schema import ClipCrops, ClipRecord, ClipRows, Status
 
-TINY = Layout(chunk_rows=4, shard_rows=8, flush_rows=12)
+TINY = Layout(chunk_rows=4, shard_rows=8, flush_rows=12, crop_shard_rows=3, crop_flush_rows=7)
+CROP = 6  # side of a crop
 PROVENANCE = {"pack": {"name": "lite", "fingerprint": "f" * 64}, "recipe": {"every": 1}}
 
 
@@ -30,6 +31,24 @@ def rows(n: int, seed: int = 0, invalid: float = 0.2) -> ClipRows:
     for values in arrays.values():
         values[~valid] = np.nan
     return ClipRows(timestamp=np.cumsum(rng.uniform(0.01, 0.05, n)), valid=valid, **arrays)
+
+
+def with_crops(clip_rows: ClipRows, k: int = 2, seed: int = 0, size: int = CROP) -> ClipRows:
+    """Return the rows with crops of the first k frames that hold a face."""
+    frames = np.flatnonzero(clip_rows.valid)[:k]
+    images = np.random.default_rng(seed).integers(1, 255, (len(frames), size, size, 3), np.uint8)
+    return dataclasses.replace(clip_rows, crops=ClipCrops(frames, images) if len(frames) else None)
+
+
+def same_crops(read: tuple[np.ndarray, np.ndarray], given: ClipRows) -> bool:
+    """Whether frames and pictures are those that were given."""
+    if given.crops is None:
+        return len(read[0]) == len(read[1]) == 0
+    return (
+        read[0].tolist() == given.crops.frames.tolist()
+        and (read[1].shape, read[1].dtype) == (given.crops.images.shape, np.uint8)
+        and read[1].tobytes() == given.crops.images.tobytes()
+    )
 
 
 def no_face(n: int) -> ClipRows:

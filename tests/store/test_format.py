@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import store
+from store import crop_index
 from store.index import _SCHEMA
 from store.records import COLUMNS
 from tests.store import store_clips as clips
@@ -75,7 +76,8 @@ def test_the_page_names_every_array_table_and_column():
     for spec in store.array_specs():
         tail = "".join(f", {d}" for d in spec.tail)
         assert f"| `{spec.name}` | (N{tail or ','}) |" in FORMAT
-    for table in re.findall(r"CREATE TABLE (\w+)", _SCHEMA):
+    assert "`crop`, (M, S, S, 3) uint8" in FORMAT
+    for table in re.findall(r"CREATE TABLE (\w+)", "".join([_SCHEMA, *crop_index.SCHEMA])):
         assert f"**`{table}`**" in FORMAT
     section = FORMAT.split("**`clip`**")[1].split("Row ranges")[0]
     first_column = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
@@ -90,3 +92,42 @@ def test_columns_stand_in_the_order_in_which_the_journal_writes_them(tmp_path):
         w.append(clips.record("a", rows), rows)
         (text,) = w._index.one("SELECT record FROM pending")
         assert dict(zip(COLUMNS, json.loads(text), strict=True))["clip"] == "a"
+
+
+CROP_READER = r"""
+import hashlib, json, sqlite3, struct, sys
+import numpy, zarr
+
+path, clip, out = sys.argv[1:]
+db = sqlite3.connect(path + "/index.sqlite")
+size = int(dict(db.execute("SELECT key, value FROM meta"))["crop_size"])
+start, crops, frames, sha = db.execute(
+    "SELECT start, crops, frames, crops_sha256 FROM crop WHERE clip = ? AND track = 0", (clip,)
+).fetchone()
+(rows,) = db.execute(
+    "SELECT rows_sha256 FROM clip WHERE clip = ? AND track = 0", (clip,)
+).fetchone()
+frames = json.loads(frames)
+images = zarr.open_group(path + "/arrays.zarr", mode="r")["crop"][start : start + crops]
+assert images.shape == (len(frames), size, size, 3) and images.dtype == "uint8"
+sha256 = hashlib.sha256(f"crop uint8 {crops}x{size}x{size}x3\n".encode())
+sha256.update(struct.pack(f"<{crops}q", *frames) + images.tobytes())
+assert sha256.hexdigest() == sha
+digest = hashlib.sha256(f"0 {rows} {sha}\n".encode()).hexdigest()
+numpy.savez(out, digest=digest, frames=frames, images=images)
+"""
+
+
+def test_a_program_that_follows_the_page_reads_crops(tmp_path):
+    path = tmp_path / "a.store"
+    made = clips.with_crops(clips.rows(9, seed=1), 4)
+    with store.Writer(path, clips.PROVENANCE, layout=clips.TINY, crop_size=clips.CROP) as w:
+        for name in "ab":
+            w.append(clips.record(name, made), made)
+    program = tmp_path / "reader.py"
+    program.write_text(CROP_READER, "utf-8")
+    command = [sys.executable, "-I", program, path, "b", tmp_path / "out.npz"]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    with np.load(tmp_path / "out.npz") as read:
+        assert clips.same_crops((read["frames"], read["images"]), made)
+        assert str(read["digest"]) == dict(store.digest(path))["b"]

@@ -35,20 +35,25 @@ STEP = st.one_of(
 
 
 @cache
-def rows(n, seed):
-    return clips.no_face(n) if seed == 5 else clips.rows(n, seed=seed)
+def rows(n, seed, crops):
+    made = clips.no_face(n) if seed == 5 else clips.rows(n, seed=seed)
+    return clips.with_crops(made, 1 + seed % 3, seed) if crops else made
 
 
 class Machine:
     """A store and the dict that it must equal: (clip, track) -> rows, or None."""
 
-    def __init__(self, path, layout, faults):
+    def __init__(self, path, layout, faults, crops=False):
+        self.crop_size = clips.CROP if crops else None
         self.path, self.layout, self.faults = path, layout, faults
         self.model, self.before = {}, {}
         self.open()
 
     def open(self):
-        self.writer = store.Writer(self.path, clips.PROVENANCE, layout=self.layout)
+        self.writer = self.write(self.path)
+
+    def write(self, path):
+        return store.Writer(path, clips.PROVENANCE, layout=self.layout, crop_size=self.crop_size)
 
     def apply(self, step):
         kind, *args = step
@@ -62,7 +67,8 @@ class Machine:
             self.recover()
 
     def append(self, clip, track, n, seed, replace):
-        key, given = (clip, track), rows(n, seed) if n else None
+        key = (clip, track)
+        given = rows(n, seed, self.crop_size is not None) if n else None
         clash = self.model.get(key) is not None and not replace
         self.before = dict(self.model)
         if not clash:
@@ -111,13 +117,15 @@ class Machine:
         parts = [self.path.with_name(f"{k}.store") for k in "xy"]
         for k, part in enumerate(parts):
             chosen = {key: v for key, v in self.model.items() if (key[0] == clip) == bool(k)}
-            with store.Writer(part, clips.PROVENANCE, layout=self.layout) as w:
+            with self.write(part) as w:
                 for (name, track), given in chosen.items():
                     w.append(clips.record(name, given, track=track), given)
         self.take(lambda out: merge(out, parts, layout=self.layout), parts)
 
     def exchange(self, form):
         """Export the store, and import what was exported in its place."""
+        if self.crop_size is not None:
+            return  # imports make no crops
         self.before = self.model
         self.writer.close()
         self.faults.arm(None)
@@ -164,6 +172,8 @@ class Machine:
         for (clip, track), made in self.model.items():
             if made is not None:
                 assert clips.same(s.clip(clip, track), clips.stored(made))
+                if self.crop_size is not None:
+                    assert clips.same_crops(s.crops(clip, track), made)
         assert s.n_rows == sum(len(v) for v in self.model.values() if v is not None)
         report = store.verify(self.path)
         assert (report.problems, report.notes) == ([], [])
@@ -199,14 +209,16 @@ def sha(given):
 @given(
     st.lists(STEP, max_size=14),
     st.sampled_from([(1, 1, 1), (2, 4, 5), (4, 8, 12), (3, 30, 1000)]),
+    st.booleans(),
 )
-def test_any_sequence_equals_the_model(steps, layout):
+def test_any_sequence_equals_the_model(steps, layout, crops):
     folder = Path(tempfile.mkdtemp())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.fsync", lambda fd: None)
         patch.setattr("store.index._PRAGMAS", ("synchronous=OFF", "auto_vacuum=INCREMENTAL"))
         try:
-            machine = Machine(folder / "a.store", Layout(*layout), Faults(patch))
+            sizes = Layout(*layout, crop_shard_rows=layout[0] + 1, crop_flush_rows=layout[2])
+            machine = Machine(folder / "a.store", sizes, Faults(patch), crops)
             for step in steps:
                 machine.apply(step)
             machine.faults.arm(None)
