@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 
 import store
-from stages.fit.baselines import time_average
 from stages.fit.config import FitConfig, apply_overrides
 from stages.fit.labels import LabelError
 from stages.fit.loader import ClipLoader
@@ -239,13 +238,3 @@ def test_a_full_disk_is_one_clear_error(
         fit(*made, tmp_path / "run", apply_overrides(CONFIG, ["epochs=1"]))
     assert caught.value.exit_code == 1
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_baselines_features_are_means_over_valid_frames(made: Made) -> None:
-    source = store.open(made[0])
-    loader = ClipLoader(source, list(clip_spans(source).values())[:3])
-    clips, x = time_average(loader)
-    assert x.shape == (3, 648)
-    held = source.clip(clips[2])
-    mean = held["appearance"][held["valid"]].astype(np.float64).mean(axis=0)
-    np.testing.assert_allclose(x[2, :512], mean, atol=1e-9)
