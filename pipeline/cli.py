@@ -10,6 +10,7 @@ import typer
 from pipeline import __version__, console
 from pipeline.commands import packs_app, store_app
 from pipeline.errors import run_reporting
+from pipeline.model_commands import models
 from stages.extract.device import Device, Precision
 from stages.extract.recipe import WhichFaces
 
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 app.add_typer(packs_app, name="packs")
 app.add_typer(store_app, name="store")
+app.command()(models)
 
 DEFAULT_STORE = Path("features.store")
 DEFAULT_RUNS = Path("runs")

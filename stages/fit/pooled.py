@@ -22,7 +22,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 
 from stages.fit.batches import ClipData
-from stages.fit.models.base import ModelError, choose
+from stages.fit.models.base import Description, ModelError, choose, source_of
 from stages.fit.summaries import Streams, statistics, time_average
 
 POOLED: tuple[str, ...] = ("meanpool", "statpool")
@@ -35,6 +35,11 @@ ALPHAS = np.logspace(-4, 6, 21)
 # Widths in units of 1 / columns: what a standardised column adds to a squared distance is about 2.
 SVR_GRID = {"c": (1.0, 3.0, 10.0), "width": (0.3, 1.0)}
 INNER_FOLDS = 3
+
+
+def describe(name: str) -> Description:
+    """Return what a pooled model is, as models.describe does for the networks."""
+    return Description(name, SUMMARIES[name], source_of(__doc__ or ""))
 
 
 class PooledRegressor:
@@ -161,7 +166,7 @@ class PooledRegressor:
 
 
 def _strength(fitted: Any) -> dict[str, float]:
-    """What a fitted regressor chose for itself."""
+    """Return what a fitted regressor chose for itself."""
     if isinstance(fitted, RidgeCV):
         return {"alpha": float(fitted.alpha_)}
     if isinstance(fitted, GridSearchCV):

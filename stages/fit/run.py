@@ -167,8 +167,7 @@ def fit_from(
     with new_run_folder(target, overwrite) as folder:
         with reproducible(config.seed):
             longest = max(loader.longest() for loader in loaders.values())
-            options = {**models.options(config.model), "max_frames": longest}
-            options |= config.model_options
+            options = models.complete(config.model, config.model_options, longest)
             model = models.create(config.model, **options)
             model.set_statistics(loaders["train"].statistics())
             result = train(

@@ -1,4 +1,4 @@
-"""A clip as one vector: its time average, or what its features and their motion are distributed as."""
+"""A clip as one vector: its time average, or statistics of its features and their motion."""
 
 from __future__ import annotations
 

@@ -13,12 +13,10 @@ import pytest
 import store
 from stages.fit.config import FitConfig, apply_overrides
 from stages.fit.labels import LabelError
-from stages.fit.loader import ClipLoader
 from stages.fit.metrics import measure
 from stages.fit.models import ModelError
 from stages.fit.protocol import SplitError
 from stages.fit.run import FitResult, RunError, fit, load_run, newest_run
-from stages.fit.spans import clip_spans
 from store.errors import StoreMismatchError
 from tests.fit.fit_clips import make_store, write_labels
 
