@@ -10,6 +10,7 @@ read of both, see papers.md; the choice of statistics and of regressors is ours.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Self, get_args
 
 import numpy as np
@@ -18,12 +19,12 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import SVR
 
 from stages.fit.batches import ClipData
 from stages.fit.models.base import Description, ModelError, choose, source_of
-from stages.fit.summaries import Streams, statistics, time_average
+from stages.fit.summaries import FloatArray, Streams, statistics, time_average
 
 POOLED: tuple[str, ...] = ("meanpool", "statpool")
 SUMMARIES = {
@@ -46,9 +47,11 @@ class PooledRegressor:
     """Regression on one vector a clip; stills are clips of one frame.
 
     The clips are standardised column by column and their labels to mean 0 and deviation 1, from the
-    clips fitted on alone. How strongly to regularise is chosen on these clips too: ridge by
-    leave-one-out over alpha 1e-4 to 1e6, ``svr`` by 3 folds over C and the kernel's width, and
-    ``boosting`` by early stopping. These inner folds do not know of groups (persons).
+    clips fitted on alone. In statpool the blocks (appearance, positions, velocities, accelerations)
+    then get the same sum of squares, so that a narrow one is not lost among wide ones. How strongly
+    to regularise is chosen on these clips too: ridge by leave-one-out over alpha 1e-4 to 1e6,
+    ``svr`` by 3 folds over C and the kernel's width, and ``boosting`` by early stopping. These
+    inner folds do not know of groups (persons).
 
     Parameters
     ----------
@@ -87,16 +90,22 @@ class PooledRegressor:
         streams = options.get("streams", "both")
         choose("streams", streams, get_args(Streams))
         self._streams: Streams = streams
-        self._summary: Callable[[ClipData, Streams], npt.NDArray[np.float64]] = (
+        self._summary: Callable[[ClipData, Streams], list[FloatArray]] = (
             time_average if self.kind == "meanpool" else statistics
         )
         self._model: Any = None
         self._label = (0.0, 1.0)
         self.strength: dict[str, float] = {}
 
-    def features(self, clips: Iterable[ClipData]) -> npt.NDArray[np.float64]:
-        """(n, D): one row a clip, NaN for a clip without a valid frame."""
-        return np.stack([self._summary(clip, self._streams) for clip in clips])
+    def _features(self, clips: Iterable[ClipData]) -> tuple[FloatArray, list[int]]:
+        """(n, D), one row a clip, NaN for one without a valid frame; columns of each block."""
+        rows: list[FloatArray] = []
+        sizes: list[int] = []
+        for clip in clips:
+            blocks = self._summary(clip, self._streams)
+            sizes = [len(block) for block in blocks]
+            rows.append(np.concatenate(blocks))
+        return np.stack(rows) if rows else np.zeros((0, 0)), sizes
 
     def fit(self, clips: Iterable[ClipData], score: npt.ArrayLike) -> Self:
         """Fit on n clips and their labels; clips without a valid frame are left out.
@@ -111,7 +120,8 @@ class PooledRegressor:
         ValueError
             Other than n labels, a label that is not finite, or fewer than 3 clips with a face.
         """
-        x, y = self.features(clips), np.asarray(score, np.float64)
+        x, sizes = self._features(clips)
+        y = np.asarray(score, np.float64)
         if y.shape != (len(x),):
             raise ValueError(f"score must be ({len(x)},) as there are so many clips, not {y.shape}")
         if not np.isfinite(y).all():
@@ -122,12 +132,13 @@ class PooledRegressor:
             raise ValueError(f"at least {INNER_FOLDS} clips with a face are needed, not {len(x)}")
         self._label = (float(y.mean()), float(y.std()) or 1.0)
         target = (y - self._label[0]) / self._label[1]
+        balanced = FunctionTransformer(partial(np.multiply, _weights(sizes)))
         estimator = self._estimator(x.shape[1], len(x))
-        self._model = make_pipeline(StandardScaler(), estimator).fit(x, target)
+        self._model = make_pipeline(StandardScaler(), balanced, estimator).fit(x, target)
         self.strength = _strength(self._model[-1])
         return self
 
-    def predict(self, clips: Iterable[ClipData]) -> npt.NDArray[np.float64]:
+    def predict(self, clips: Iterable[ClipData]) -> FloatArray:
         """(n,) predictions in label units; the mean label for a clip without a valid frame.
 
         Raises
@@ -137,7 +148,7 @@ class PooledRegressor:
         """
         if self._model is None:
             raise RuntimeError(f"{self.kind} must be fitted before it can predict")
-        x = self.features(clips)
+        x, _ = self._features(clips)
         seen = np.isfinite(x).all(axis=1)
         result = np.zeros(len(x))
         if seen.any():
@@ -163,6 +174,11 @@ class PooledRegressor:
         folds = KFold(INNER_FOLDS, shuffle=True, random_state=self.seed)
         machine = SVR(epsilon=0.1)
         return GridSearchCV(machine, grid, scoring="neg_mean_squared_error", cv=folds)
+
+
+def _weights(sizes: list[int]) -> FloatArray:
+    """Weight of every column that gives the blocks one sum of squares, 1 on average over them."""
+    return np.concatenate([np.full(n, np.sqrt(sum(sizes) / len(sizes) / n)) for n in sizes])
 
 
 def _strength(fitted: Any) -> dict[str, float]:

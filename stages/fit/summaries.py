@@ -16,17 +16,17 @@ QUANTILES = (0.1, 0.5, 0.9)
 GAP = 2.5
 
 
-def time_average(clip: ClipData, streams: Streams = "both") -> FloatArray:
-    """Mean over the valid frames: (Da + 136,), (Da,) or (136,); NaN for a clip without any."""
+def time_average(clip: ClipData, streams: Streams = "both") -> list[FloatArray]:
+    """Mean over the valid frames: one (Da + 136,), (Da,) or (136,); NaN for a clip without any."""
     parts = []
     if streams != "landmarks":
         parts.append(_mean(clip.appearance[clip.valid]))
     if streams != "appearance":
         parts.append(_mean(clip.landmark[clip.valid]))
-    return np.concatenate(parts)
+    return [np.concatenate(parts)]
 
 
-def statistics(clip: ClipData, streams: Streams = "both") -> FloatArray:
+def statistics(clip: ClipData, streams: Streams = "both") -> list[FloatArray]:
     """How the valid frames of a clip are distributed, and how fast the landmarks move.
 
     Of every channel the mean, the standard deviation and the quantiles 0.1, 0.5, 0.9, one after the
@@ -36,8 +36,9 @@ def statistics(clip: ClipData, streams: Streams = "both") -> FloatArray:
 
     Returns
     -------
-    (5 Da + 15 * 136,) float64
-        (5 Da,) or (15 * 136,) with one stream; NaN for a clip without a valid frame.
+    list of (5 C,) float64
+        Appearance, positions, velocities, accelerations; of one stream the first or the others.
+            NaN for a clip without a valid frame.
     """
     parts = []
     if streams != "landmarks":
@@ -51,7 +52,7 @@ def statistics(clip: ClipData, streams: Streams = "both") -> FloatArray:
             parts.append(_distribution(motion if len(motion) else still))
         if not clip.valid.any():
             parts = [np.full_like(part, np.nan) for part in parts]
-    return np.concatenate(parts)
+    return parts
 
 
 def derivatives(

@@ -116,20 +116,29 @@ def test_no_difference_is_taken_across_a_gap() -> None:
 def test_widths_and_values_of_the_summaries() -> None:
     rng = np.random.default_rng(1)
     one = clip(rng)
-    assert time_average(one).shape == (6 + 136,)
-    np.testing.assert_allclose(
-        time_average(one, "appearance"), one.appearance.astype(np.float64).mean(axis=0)
-    )
-    assert statistics(one).shape == (5 * 6 + 15 * 136,)
-    assert statistics(one, "appearance").shape == (30,)
-    still = statistics(clip(rng, 1), "landmarks")
-    assert still.shape == (15 * 136,) and (still[5 * 136 :] == 0).all()
-    moved = replace(one, timestamp=one.timestamp * 2)
-    # Half the speed: velocities halve, accelerations are a quarter, positions stay.
-    a, b = statistics(one, "landmarks"), statistics(moved, "landmarks")
-    np.testing.assert_allclose(a[: 5 * 136], b[: 5 * 136])
-    np.testing.assert_allclose(a[5 * 136 : 10 * 136], 2 * b[5 * 136 : 10 * 136])
-    np.testing.assert_allclose(a[10 * 136 :], 4 * b[10 * 136 :])
+    assert [part.shape for part in time_average(one)] == [(6 + 136,)]
+    mean = one.appearance.astype(np.float64).mean(axis=0)
+    np.testing.assert_allclose(time_average(one, "appearance")[0], mean)
+    assert [len(part) for part in statistics(one)] == [5 * 6, 5 * 136, 5 * 136, 5 * 136]
+    np.testing.assert_allclose(statistics(one, "appearance")[0][:6], mean)
+    position, velocity, acceleration = statistics(clip(rng, 1), "landmarks")
+    assert position.any() and not velocity.any() and not acceleration.any()
+    slow = statistics(replace(one, timestamp=one.timestamp * 2), "landmarks")
+    # Half the speed: positions stay, velocities halve, accelerations are a quarter.
+    for fast, part, times in zip(statistics(one, "landmarks"), slow, (1, 2, 4), strict=True):
+        np.testing.assert_allclose(fast, times * part)
+
+
+def test_a_narrow_block_is_not_lost_among_wide_ones() -> None:
+    """Six columns that tell all, beside 2,040 of landmarks that tell nothing."""
+    clips, score = stills(120)
+    moving = [
+        replace(clip(np.random.default_rng(k), 8), appearance=np.repeat(c.appearance, 8, axis=0))
+        for k, c in enumerate(clips)
+    ]
+    model = PooledRegressor("statpool").fit(moving[:80], score[:80])
+    assert stats.pearsonr(model.predict(moving[80:]), score[80:]).statistic > 0.8
+    assert model.predict([]).shape == (0,)
 
 
 def test_what_cannot_be_is_refused() -> None:

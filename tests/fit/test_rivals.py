@@ -12,6 +12,8 @@ import torch
 from stages.fit import models, pooled
 from stages.fit.config import FitConfig, apply_overrides
 from stages.fit.models.attention import Attention, TimeEncoding
+from stages.fit.models.cam_tcn import ActivationMapTCN
+from stages.fit.models.gcn import face_graph
 from stages.fit.models.gru import memory_pooling
 from stages.fit.models.pooling import SoftMaxPooling
 from stages.fit.run import fit, load_run
@@ -36,7 +38,9 @@ def small(name: str, **options: object) -> models.TemporalModel:
 
 
 def test_all_that_were_built_are_registered() -> None:
-    assert {"2stcn", "2stcn-plus", "gdlt", "gru", "tcn", "transformer"} <= set(NAMES)
+    assert set(NAMES) == {
+        *("2stcn", "2stcn-plus", "cam-tcn", "gcn", "gdlt", "gru", "tcn", "transformer"),
+    }
     assert not set(NAMES) & set(pooled.POOLED)
 
 
@@ -217,3 +221,30 @@ def test_grades_do_not_see_order_and_the_others_do() -> None:
 def test_impossible_options_are_named(name: str, options: dict[str, object], said: str) -> None:
     with pytest.raises(models.ModelError, match=said):
         models.create(name, **options)
+
+
+def test_the_face_graph_is_connected_symmetric_and_has_no_strangers() -> None:
+    graph = face_graph()
+    assert graph.shape == (68, 68) and torch.equal(graph, graph.T)
+    reached = torch.linalg.matrix_power((graph > 0).double(), 68)
+    assert bool((reached > 0).all())
+    assert bool(graph[36, 41] > 0) and bool(graph[36, 37] > 0) and graph[36, 60] == 0
+
+
+def test_the_activation_map_adds_up_to_the_score() -> None:
+    model = small("cam-tcn")
+    assert isinstance(model, ActivationMapTCN)
+    app, lmk, mask = inputs()
+    with torch.no_grad():
+        found = model.eval().activation_map(lmk, mask)
+    told = model.predict(app, lmk, mask)
+    assert found.shape == (3, 11, 68)
+    torch.testing.assert_close(found.mean(dim=2), told.frame_score)
+    for b in range(3):
+        torch.testing.assert_close(found[b][mask[b]].mean(), told.score[b])
+    # One point's trajectory changes that point's row of the map alone, within the clip.
+    moved = lmk.clone()
+    moved[0, :, 40] += torch.randn(11) * mask[0]
+    with torch.no_grad():
+        changed = (model.activation_map(moved, mask) - found).abs().amax(dim=1) > 1e-6
+    assert changed[0].nonzero().flatten().tolist() == [20] and not bool(changed[1:].any())

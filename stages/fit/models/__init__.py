@@ -1,6 +1,8 @@
 """The models of stage two, by name. Importing this package registers them all."""
 
-from stages.fit.models import gdlt as _gdlt  # noqa: F401 - registers itself, as do those below
+from stages.fit.models import cam_tcn as _cam_tcn  # noqa: F401 - registers itself, as the others
+from stages.fit.models import gcn as _gcn  # noqa: F401
+from stages.fit.models import gdlt as _gdlt  # noqa: F401
 from stages.fit.models import gru as _gru  # noqa: F401
 from stages.fit.models import one_stream_tcn as _one_stream_tcn  # noqa: F401
 from stages.fit.models import transformer as _transformer  # noqa: F401

@@ -15,7 +15,7 @@ from torch.nn.functional import max_pool1d, pad
 
 from stages.fit.models.base import Prediction, register
 from stages.fit.models.layers import TwoStreamModel, at_least, score_layer, shares
-from stages.fit.models.pooling import valid_first
+from stages.fit.models.pooling import frames_in_order, valid_first
 from store.schema import EMBEDDING_DIM
 
 
@@ -90,7 +90,7 @@ class RecurrentModel(TwoStreamModel):
         x, _ = self.read(appearance, landmark, mask)  # (B, C, T)
         order = valid_first(mask)  # (B, T)
         dense = mask.gather(1, order)  # (B, T), all True before all False
-        x = x.transpose(1, 2).gather(1, order.unsqueeze(2).expand(-1, -1, x.shape[1]))  # (B, T, C)
+        x = frames_in_order(x.transpose(1, 2), order)  # (B, T, C)
         h, _ = self.gru(self.dropout(x))  # (B, T, H)
         q = self.head(h.transpose(1, 2)).squeeze(1) * dense  # (B, T)
         felt = memory_pooling(q, dense, self.tau, self.beta)  # (B, T)

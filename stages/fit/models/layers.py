@@ -103,8 +103,8 @@ class TwoStreamModel(TemporalModel):
     Parameters
     ----------
     streams : "both", "appearance" or "landmarks"
-    channels : int
-        Of each projected stream.
+    channels : int, optional
+        Of each projected stream; None: the model reads the standardised streams themselves.
     appearance_dim : int
         Width of the appearance stream.
     level, clip_noise : float
@@ -121,7 +121,7 @@ class TwoStreamModel(TemporalModel):
     def __init__(
         self,
         streams: str,
-        channels: int,
+        channels: int | None,
         appearance_dim: int,
         level: float,
         clip_noise: float,
@@ -130,7 +130,11 @@ class TwoStreamModel(TemporalModel):
     ) -> None:
         super().__init__()
         self.streams = choose("streams", streams, STREAMS)
-        at_least(channels=(channels, 1), level=(level, 0), clip_noise=(clip_noise, 0))
+        at_least(
+            channels=(1 if channels is None else channels, 1),
+            level=(level, 0),
+            clip_noise=(clip_noise, 0),
+        )
         hidden = {
             "appearance_dropout": appearance_dropout,
             "landmark_dropout": landmark_dropout,
@@ -141,9 +145,9 @@ class TwoStreamModel(TemporalModel):
         self.standardise_appearance = Standardise(appearance_dim, level, clip_noise)
         self.standardise_landmark = Standardise(LANDMARK_DIM, level, clip_noise)
         self.project = nn.ModuleDict()
-        if streams != "landmarks":
+        if streams != "landmarks" and channels is not None:
             self.project["appearance"] = nn.Conv1d(appearance_dim, channels, 1)
-        if streams != "appearance":
+        if streams != "appearance" and channels is not None:
             self.project["landmark"] = nn.Conv1d(LANDMARK_DIM, channels, 1)
 
     @property
@@ -175,12 +179,10 @@ class TwoStreamModel(TemporalModel):
         (B, T, Da), (B, T, 136), frames (B, T, 1) float -> each (B, T, D), 0 outside the mask.
         """
         x: dict[str, Tensor] = {}
-        for name, raw, scale in (
-            ("appearance", appearance, self.standardise_appearance),
-            ("landmark", landmark, self.standardise_landmark),
-        ):
-            if name in self.project:
-                x[name] = scale(raw, frames)
+        if self.streams != "landmarks":
+            x["appearance"] = self.standardise_appearance(appearance, frames)
+        if self.streams != "appearance":
+            x["landmark"] = self.standardise_landmark(landmark, frames)
         return x
 
     def projected(self, scaled: dict[str, Tensor], m: Tensor) -> dict[str, Tensor]:

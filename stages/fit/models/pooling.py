@@ -13,6 +13,11 @@ def valid_first(mask: Tensor) -> Tensor:
     return torch.argsort((~mask).to(torch.uint8), dim=1, stable=True)
 
 
+def frames_in_order(x: Tensor, order: Tensor) -> Tensor:
+    """(B, T, C), order (B, T) indices -> (B, T, C) with the frames in that order."""
+    return x.gather(1, order.unsqueeze(2).expand(-1, -1, x.shape[2]))
+
+
 class MaxPooling(nn.Module):
     """The highest score of a valid frame."""
 
