@@ -5,7 +5,7 @@ papers.md; its abstract alone was read): trajectories of landmarks as a spatio-t
 convolutional network, class activation maps. The map is that of Zhou et al., "Learning Deep
 Features for Discriminative Localization", arXiv 1512.04150: a global average, then a linear layer,
 whose terms are the map. Inferred: the convolutions run along time, the same for every point, after
-an offset of the point's own; the layer before them mixes all points.
+an offset of the point's own; nothing mixes the points, so that each has its own row of the map.
 """
 
 from __future__ import annotations

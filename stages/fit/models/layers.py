@@ -130,11 +130,8 @@ class TwoStreamModel(TemporalModel):
     ) -> None:
         super().__init__()
         self.streams = choose("streams", streams, STREAMS)
-        at_least(
-            channels=(1 if channels is None else channels, 1),
-            level=(level, 0),
-            clip_noise=(clip_noise, 0),
-        )
+        at_least(channels=(1 if channels is None else channels, 1))
+        at_least(level=(level, 0), clip_noise=(clip_noise, 0))
         hidden = {
             "appearance_dropout": appearance_dropout,
             "landmark_dropout": landmark_dropout,
