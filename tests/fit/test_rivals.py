@@ -39,7 +39,7 @@ def small(name: str, **options: object) -> models.TemporalModel:
 
 def test_all_that_were_built_are_registered() -> None:
     assert set(NAMES) == {
-        *("2stcn", "2stcn-plus", "cam-tcn", "gcn", "gdlt", "gru", "tcn", "transformer"),
+        *("2stcn", "2stcn-plus", "cam-tcn", "gcn", "gdlt", "gru", "siamese", "tcn", "transformer"),
     }
     assert not set(NAMES) & set(pooled.POOLED)
 
@@ -248,3 +248,24 @@ def test_the_activation_map_adds_up_to_the_score() -> None:
     with torch.no_grad():
         changed = (model.activation_map(moved, mask) - found).abs().amax(dim=1) > 1e-6
     assert changed[0].nonzero().flatten().tolist() == [20] and not bool(changed[1:].any())
+
+
+def test_siamese_pairs_by_hand() -> None:
+    """Two channels that rise and fall: the ascents' weight alone tells the mean ascent."""
+    model = small("siamese", streams="landmarks", hidden=1)
+    app, _, _ = inputs()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        model.project["landmark"].weight[0, 0] = 1  # type: ignore[index, union-attr]
+        model.project["landmark"].bias[0] = 50  # keeps the ReLU open  # type: ignore[index, union-attr]
+        model.shared[2].weight[0, 0] = 1  # type: ignore[index, union-attr]
+        model.head.weight[0, 1] = 1  # ascents of the first lag  # type: ignore[index, union-attr]
+    lmk = torch.zeros(1, 6, 136)
+    lmk[0, :, 0] = torch.tensor([0.0, 0.4, 0.1, 9.0, 0.3, 0.5])
+    mask = torch.tensor([[True, True, True, False, True, True]])
+    found = model.predict(app[:1, :6], lmk, mask)
+    gain = 136 / 136  # of Standardise; the level's mean falls out of every difference
+    want = (math.tanh(0.4 * gain) + 0 + math.tanh(0.2 * gain)) / 3
+    assert found.score.item() == pytest.approx(want, abs=1e-5)
+    assert found.frame_score[0, 1].item() == pytest.approx(0, abs=1e-6)
