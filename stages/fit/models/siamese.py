@@ -3,8 +3,8 @@
 Source: "Siamese-Structure Deep Neural Network Recognizing Changes in Facial Expression According to
 the Degree of Smiling", ICPR 2020 (paper 37 of papers.md; its abstract alone was read): one network
 for two images of one person, and whether the degree of smile ascends or descends between them.
-Inferred: the pairs are frames of one clip, of which only the clip has a label, so ascent and descent
-are learned through what they add to the clip's score, not from labels of pairs.
+Inferred: the pairs are frames of one clip, of which only the clip has a label, so that ascent and
+descent are learned through what they add to the clip's score, not from labels of pairs.
 """
 
 from __future__ import annotations
