@@ -83,4 +83,5 @@ def correlation_loss(p: Tensor, g: Tensor) -> Tensor:
     size = a.norm() * b.norm()
     if len(p) < 3 or not bool(size > 1e-8):
         return 0.5 + 0.0 * p.sum()
-    return (1 - (a @ b) / size) / 2
+    r: Tensor = (a @ b) / size
+    return (1 - r) / 2

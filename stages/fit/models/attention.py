@@ -65,7 +65,8 @@ class Attention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, H, N, C / H)
+        b, n, c = x.shape
+        return x.view(b, n, self.heads, c // self.heads).transpose(1, 2)  # (B, H, N, C / H)
 
     def forward(self, x: Tensor, memory: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """(B, N, C) queries, memory (B, T, C), mask (B, T) bool -> (B, N, C), weights (B, N, T).

@@ -58,11 +58,11 @@ class ActivationMapTCN(TwoStreamModel):
         """
         b, t = mask.shape
         frames = mask.unsqueeze(2).to(landmark.dtype)  # (B, T, 1)
-        x = self.standardise_landmark(landmark, frames).unflatten(2, (POINTS, 2))  # (B, T, 68, 2)
+        x = self.standardise_landmark(landmark, frames).view(b, t, POINTS, 2)
         x = self.lift(x) + self.place  # (B, T, 68, C)
         x = x.permute(0, 2, 3, 1).flatten(0, 1)  # (B 68, C, T)
         m = frames.transpose(1, 2).repeat_interleave(POINTS, dim=0)  # (B 68, 1, T)
-        y = self.head(self.tcn(x, m))  # (B 68, 1, T)
+        y: Tensor = self.head(self.tcn(x, m))  # (B 68, 1, T)
         return y.view(b, POINTS, t).transpose(1, 2) * frames
 
     def forward(

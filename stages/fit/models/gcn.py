@@ -106,7 +106,7 @@ class LandmarkGraph(TwoStreamModel):
         dense = mask.gather(1, order)  # (B, T), all True before all False
         frames = mask.unsqueeze(2).to(landmark.dtype)  # (B, T, 1)
         points = frames_in_order(self.scaled(appearance, landmark, frames)["landmark"], order)
-        x = self.graph(points.unflatten(2, (POINTS, 2))).flatten(2)  # (B, T, 68 C)
+        x = self.graph(points.reshape(*mask.shape, POINTS, 2)).flatten(2)  # (B, T, 68 C)
         h, _ = self.gru(self.dropout(torch.relu(self.join(x))))  # (B, T, H)
         weight = masked_softmax(self.intensity(h).squeeze(2), dense)  # (B, T)
         score = self.head(h.transpose(1, 2)).squeeze(1) * dense  # (B, T)

@@ -112,6 +112,11 @@ class TwoStreamModel(TemporalModel):
     appearance_dropout, landmark_dropout : float
         Share of clips from which that stream is hidden while training, where there are two.
 
+    Attributes
+    ----------
+    width : int
+        Channels of all projected streams together.
+
     Raises
     ------
     ModelError
@@ -142,15 +147,11 @@ class TwoStreamModel(TemporalModel):
         self.standardise_appearance = Standardise(appearance_dim, level, clip_noise)
         self.standardise_landmark = Standardise(LANDMARK_DIM, level, clip_noise)
         self.project = nn.ModuleDict()
+        self.width = 0 if channels is None else channels * (2 if streams == "both" else 1)
         if streams != "landmarks" and channels is not None:
             self.project["appearance"] = nn.Conv1d(appearance_dim, channels, 1)
         if streams != "appearance" and channels is not None:
             self.project["landmark"] = nn.Conv1d(LANDMARK_DIM, channels, 1)
-
-    @property
-    def width(self) -> int:
-        """Channels of all projected streams together."""
-        return sum(int(layer.out_channels) for layer in self.project.values())  # type: ignore[arg-type]
 
     def set_statistics(self, statistics: StreamStatistics) -> None:
         """Take the training frames' statistics, by which the streams are standardised."""

@@ -15,7 +15,7 @@ from stages.fit.models.base import Prediction, register
 from stages.fit.models.layers import FrameGate, TwoStreamModel, at_least, score_layer, shares
 from stages.fit.models.pooling import SoftMaxPooling
 from stages.fit.models.tcn import TemporalConvNet, levels_to_cover
-from store.schema import EMBEDDING_DIM
+from store.schema import EMBEDDING_DIM, LANDMARK_DIM
 
 
 @register("2stcn-plus")
@@ -72,7 +72,7 @@ class TwoStreamTCNPlus(TwoStreamModel):
         self.head = score_layer(2 * channels)
         self.pool = SoftMaxPooling(sharpness)
         self.hide_channels = nn.Dropout(static_dropout)
-        self.static = nn.Linear(sum(layer.in_channels for layer in self.project.values()), 1)  # type: ignore[arg-type, misc]
+        self.static = nn.Linear(appearance_dim + LANDMARK_DIM, 1)
         nn.init.zeros_(self.static.weight)
         nn.init.zeros_(self.static.bias)
 
