@@ -31,7 +31,7 @@ from stages.fit.spans import ClipSpan
 FloatArray = npt.NDArray[np.float64]
 TRUTHS = tuple("abcdefg")
 FPS = 25
-FRAMES = {"a": 60, "b": 100, "c": 125, "d": 300, "e": 60, "f": 60, "g": 60}
+FRAMES = {"a": 20, "b": 75, "c": 75, "d": 300, "e": 30, "f": 20, "g": 20}
 APPEARANCE_DIM = 16
 CHANNELS = 4
 CLIPS_A_PERSON = 8
