@@ -34,7 +34,7 @@ FPS = 25
 FRAMES = {"a": 20, "b": 75, "c": 75, "d": 300, "e": 30, "f": 20, "g": 20}
 APPEARANCE_DIM = 16
 CHANNELS = 4
-CLIPS_A_PERSON = 8
+CLIPS_A_PERSON = 4
 BROWS, MOUTH, NOSE, JAW = slice(17, 27), slice(48, 68), slice(27, 36), slice(0, 17)
 ARRAYS = ("appearance", "landmark", "valid", "timestamp")
 

@@ -74,8 +74,8 @@ def test_worlds_are_seeded_and_people_of_g_have_one_label() -> None:
     first, second = plant("g", 24, 3), plant("g", 24, 3)
     np.testing.assert_array_equal(first.arrays["landmark"], second.arrays["landmark"])
     assert not np.array_equal(first.score, plant("g", 24, 4).score)
-    assert [len(set(first.score[first.person == p])) for p in range(3)] == [1, 1, 1]
-    assert len(set(first.score)) == 3
+    assert [len(set(first.score[first.person == p])) for p in range(6)] == [1] * 6
+    assert len(set(first.score)) == 6
 
 
 def _clips(world: Planted) -> list:  # type: ignore[type-arg]
