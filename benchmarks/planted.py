@@ -200,7 +200,7 @@ def main() -> int:
     parser.add_argument("--models", nargs="+", choices=known, default=known, metavar="NAME")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=80)
+    parser.add_argument("--epochs", type=int, default=TrainConfig().epochs)
     parser.add_argument("--quick", action="store_true", help="2 seeds, 30 epochs: not a result")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
