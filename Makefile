@@ -9,7 +9,7 @@ STAMP := .venv/.installed
 # One thread a process: workers are one a core, and the nets are small.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test test-gpu lint bench-extract bench-load bench-store clean
+.PHONY: setup demo test test-gpu lint bench-extract bench-load bench-store bench-science clean
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -37,7 +37,9 @@ lint: setup
 
 # A folder of clips to measure on; CLIPS=... for others.
 CLIPS ?= demo/real_clips
-RESULT = benchmarks/results/$@-$(shell date +%F).json
+RESULTS = benchmarks/results
+TODAY = $(shell date +%F)
+RESULT = $(RESULTS)/$@-$(TODAY).json
 
 bench-extract: setup
 	$(BIN)/python benchmarks/extract.py $(CLIPS) --out $(RESULT)
@@ -47,6 +49,13 @@ bench-load: setup
 
 bench-store: setup
 	$(BIN)/python benchmarks/storage.py --out $(RESULT)
+
+# SCUT=FOLDER with images/ and labels.csv measures stills too.
+SCUT ?=
+
+bench-science: setup
+	$(BIN)/python benchmarks/planted.py --out $(RESULTS)/planted-$(TODAY).json
+	test -z '$(SCUT)' || $(BIN)/python benchmarks/scut.py '$(SCUT)' --out $(RESULTS)/scut-$(TODAY).json
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .coverage*

@@ -62,6 +62,9 @@ class TrainConfig(BaseModel):
     loss: RankForm = Field(
         default="normalised", description="Form of the ranking loss, see losses.py"
     )
+    plcc: float = Field(
+        default=0.0, ge=0, description="Weight of the linear-correlation loss, see losses.py"
+    )
     refit: bool = Field(
         default=True, description="Train again on train and val together, for the epochs chosen"
     )

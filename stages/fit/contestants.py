@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from sklearn.compose import make_column_transformer
 from sklearn.impute import SimpleImputer
@@ -19,8 +16,8 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from stages.fit import models
-from stages.fit.batches import ClipData
 from stages.fit.config import ConfigError, FitConfig, apply_overrides
+from stages.fit.pooled import POOLED, PooledRegressor
 
 Kind = Literal["network", "pooled", "attributes", "constant"]
 MEANPOOL, ATTRIBUTES, CONSTANT = "meanpool", "attributes only", "constant"
@@ -28,70 +25,11 @@ SHUFFLED = " (frames shuffled)"
 # Columns that are taken for attributes of a person unless others are named. Not every column: a
 # count of raters or of views would be part of the label.
 KNOWN_ATTRIBUTES = ("gender", "sex", "age", "race", "ethnicity")
-_POOLED_MODULE = "stages.fit.pooled"
-
-
-class Regressor(Protocol):
-    """What is fitted on whole clips: PooledRegressor, or the ridge that stands in for it."""
-
-    def fit(self, clips: Iterable[ClipData], score: Any) -> Any:
-        """Learn from clips and their (n,) scores."""
-        ...
-
-    def predict(self, clips: Iterable[ClipData]) -> npt.NDArray[np.float64]:
-        """Score clips: (n,) float64."""
-        ...
 
 
 def _ridge() -> Pipeline:
     """Ridge on standardised columns, its strength chosen by leave-one-out."""
     return make_pipeline(StandardScaler(), RidgeCV(np.logspace(-4, 6, 21)))
-
-
-def _average(clip: ClipData) -> npt.NDArray[np.float64]:
-    """Mean over the valid frames of both streams: (Da + 136,)."""
-    streams = (clip.appearance, clip.landmark)
-    return np.concatenate([s[clip.valid].mean(axis=0, dtype=np.float64) for s in streams])
-
-
-class MeanRidge:
-    """Ridge on time averages: ``meanpool`` as long as there is no stages/fit/pooled.py."""
-
-    def __init__(self) -> None:
-        self._model = _ridge()
-
-    def fit(self, clips: Iterable[ClipData], score: npt.ArrayLike) -> Self:
-        """Learn from clips and their (n,) scores."""
-        self._model.fit(np.stack([_average(c) for c in clips]), np.asarray(score, np.float64))
-        return self
-
-    def predict(self, clips: Iterable[ClipData]) -> npt.NDArray[np.float64]:
-        """Score clips: (n,) float64."""
-        features = np.stack([_average(c) for c in clips])
-        return np.asarray(self._model.predict(features), np.float64)
-
-
-def pooled_names() -> tuple[str, ...]:
-    """Names of the models that pool over time and then regress."""
-    if find_spec(_POOLED_MODULE) is None:
-        return (MEANPOOL,)
-    return tuple(importlib.import_module(_POOLED_MODULE).POOLED)
-
-
-def make_pooled(kind: str, seed: int, options: dict[str, Any]) -> Regressor:
-    """Build a model that pools over time.
-
-    Raises
-    ------
-    ModelError
-        An option that it does not take.
-    """
-    if find_spec(_POOLED_MODULE) is None:
-        if options:
-            raise models.ModelError(f"model '{kind}' takes no options, found {sorted(options)}")
-        return MeanRidge()
-    made: Regressor = importlib.import_module(_POOLED_MODULE).PooledRegressor(kind, seed, **options)
-    return made
 
 
 @dataclass(frozen=True)
@@ -149,18 +87,18 @@ def choose_contestants(
         raise ConfigError(f"each model once, and at least one: {', '.join(names) or 'none given'}")
     plain = [text for text in settings if not text.strip().startswith("model.")]
     own = [text for text in settings if text.strip().startswith("model.")]
-    pooled = pooled_names()
+
     base = apply_overrides(FitConfig(), plain)
     taken: set[str] = set()
     refused: list[models.ModelError] = []
     chosen: list[Contestant] = []
     for name in names:
-        if name in pooled:
+        if name in POOLED:
             options = {}
             for text in own:
                 key, _, value = text.strip().removeprefix("model.").partition("=")
                 try:
-                    make_pooled(name, 0, {key: value})
+                    PooledRegressor(name, 0, **{key: value})
                 except models.ModelError as error:
                     refused.append(error)
                 else:

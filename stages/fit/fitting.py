@@ -51,9 +51,7 @@ def train_network(
         ``options`` build the same network again, with other weights.
     """
     with reproducible(seed):
-        known = models.options(config.model)
-        length = {"max_frames": longest} if "max_frames" in known else {}
-        options = known | length | config.model_options
+        options = models.complete(config.model, config.model_options, longest)
         model = models.create(config.model, **options)
         model.set_statistics(train_clips.statistics())
         result = train(model, train_clips, val_clips, config.train, seed, progress)

@@ -65,7 +65,23 @@ def total_loss(
     delta: float,
     form: RankForm = "normalised",
     adaptive: bool | None = None,
+    plcc: float = 0.0,
 ) -> Tensor:
-    """L = L_m + alpha L_r, where L_m is the mean squared error. Shapes as above."""
-    mse = torch.mean((p - g) ** 2)
-    return mse + alpha * margin_ranking_loss(p, g, delta, form, adaptive)
+    """L = L_m + alpha L_r + plcc L_p, where L_m is the mean squared error. Shapes as above."""
+    loss = torch.mean((p - g) ** 2) + alpha * margin_ranking_loss(p, g, delta, form, adaptive)
+    return loss + plcc * correlation_loss(p, g) if plcc else loss
+
+
+def correlation_loss(p: Tensor, g: Tensor) -> Tensor:
+    """(1 - r) / 2 with Pearson's r of the batch: (n,), (n,) -> () between 0 and 1.
+
+    Source: the linear-correlation loss of MDTVSFA (repository lidq92/MDTVSFA, VQAloss.py).
+    0.5, with a gradient of 0, where one side is constant or there are fewer than 3 pairs: two are
+    always in line.
+    """
+    a, b = p - p.mean(), g - g.mean()
+    size = a.norm() * b.norm()
+    if len(p) < 3 or not bool(size > 1e-8):
+        return 0.5 + 0.0 * p.sum()
+    r: Tensor = (a @ b) / size
+    return (1 - r) / 2

@@ -23,13 +23,13 @@ from stages.fit.contestants import (
     attribute_columns,
     attribute_ridge,
     attribute_table,
-    make_pooled,
 )
 from stages.fit.fitting import predict_scores, refit_network, shuffle_frames, train_network
 from stages.fit.folds import inner_split
 from stages.fit.grouping import GroupBy, Grouping, find_groups
 from stages.fit.labels import Labels, read_labels
 from stages.fit.loader import Budget, ClipLoader
+from stages.fit.pooled import PooledRegressor
 from stages.fit.run_folder import make_loader
 from stages.fit.spans import clip_spans
 from stages.fit.targets import Normalise, Target
@@ -171,7 +171,7 @@ class Study:
         loader = self._held[1]
         place = {clip: row for row, clip in enumerate(self.clips)}
         order = [place[span.clip] for span in loader.clips]
-        regressor = make_pooled(config.model, seed, config.model_options)
+        regressor = PooledRegressor(config.model, seed, **config.model_options)
         regressor.fit(
             (c for c in loader.iter_clips() if not test[place[c.clip]]),
             target[[row for row in order if not test[row]]],

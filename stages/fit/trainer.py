@@ -224,7 +224,7 @@ def _epoch(
     ):
         optimiser.zero_grad()
         p = model(batch.appearance, batch.landmark, batch.mask, batch.timestamp).score  # (B,)
-        loss = total_loss(p, batch.score, config.alpha, config.delta, config.loss)
+        loss = total_loss(p, batch.score, config.alpha, config.delta, config.loss, plcc=config.plcc)
         if not bool(torch.isfinite(loss)):
             raise TrainingError(
                 f"the loss is not finite in epoch {epoch} on the clips {', '.join(batch.clips)}",

@@ -7,21 +7,15 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.linear_model import RidgeCV
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 import store
 from stages.fit import contestants
 from stages.fit.config import ConfigError
 from stages.fit.contestants import (
-    MeanRidge,
     attribute_columns,
     attribute_ridge,
     attribute_table,
     choose_contestants,
-    make_pooled,
-    pooled_names,
 )
 from stages.fit.fitting import shuffle_frames
 from stages.fit.loader import ClipLoader
@@ -61,27 +55,6 @@ def test_unknown_models_and_settings_are_refused() -> None:
         choose_contestants(["2stcn", "2stcn"], [], [])
     with pytest.raises(ConfigError, match="none given"):
         choose_contestants([], [], [])
-
-
-def test_pooled_models_are_there_and_refuse_what_they_do_not_take() -> None:
-    assert "meanpool" in pooled_names()
-    with pytest.raises(ModelError):
-        make_pooled("meanpool", 0, {"depth": 3})
-
-
-def test_the_stand_in_for_meanpool_is_ridge_on_time_averages(made: tuple[Path, Path]) -> None:
-    source = store.open(made[0])
-    spans = list(clip_spans(source).values())
-    scores = {span.clip: float(k % 7) for k, span in enumerate(spans)}
-    seen, tested = ClipLoader(source, spans[:25], scores), ClipLoader(source, spans[25:], scores)
-    ridge = MeanRidge().fit(seen.iter_clips(), [scores[c.clip] for c in seen.clips])
-    mean = {c.clip: np.r_[c.appearance[c.valid].mean(axis=0, dtype="f8"),
-                          c.landmark[c.valid].mean(axis=0, dtype="f8")]
-            for loader in (seen, tested) for c in loader.iter_clips()}  # fmt: skip
-    by_hand = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-4, 6, 21)))
-    by_hand.fit([mean[s.clip] for s in spans[:25]], [scores[s.clip] for s in spans[:25]])
-    expected = by_hand.predict([mean[s.clip] for s in spans[25:]])
-    np.testing.assert_allclose(ridge.predict(tested.iter_clips()), expected)
 
 
 def test_attributes_are_known_names_or_those_given() -> None:
@@ -167,4 +140,3 @@ def test_options_go_to_the_pooled_models_that_take_them(monkeypatch: pytest.Monk
     assert found[4].config.model_options == {}
     with pytest.raises(ModelError, match="does not take {'regressor': 'none'}"):
         choose_contestants(["statpool"], ["model.regressor=none"], [])
-    assert make_pooled("statpool", 0, {}).kind == "statpool"  # type: ignore[attr-defined]

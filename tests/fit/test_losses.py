@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.fit.losses import margin_ranking_loss, total_loss
+from stages.fit.losses import correlation_loss, margin_ranking_loss, total_loss
 
 
 def tensor(*values: float) -> torch.Tensor:
@@ -110,3 +111,25 @@ def test_order_of_clips_does_not_matter(pairs, d, random) -> None:  # type: igno
         for q in (pairs, shuffled)
     )
     assert math.isclose(a, b, abs_tol=1e-9)
+
+
+def test_correlation_loss_is_pearsons_and_knows_where_there_is_none() -> None:
+    rng = np.random.default_rng(0)
+    p, g = rng.normal(size=9), rng.normal(size=9)
+    r = float(np.corrcoef(p, g)[0, 1])
+    found = correlation_loss(torch.tensor(p), torch.tensor(g))
+    assert found.item() == pytest.approx((1 - r) / 2, abs=1e-12)
+    assert correlation_loss(3 * torch.tensor(p) + 7, torch.tensor(g)).item() == pytest.approx(
+        found.item()
+    )
+    flat = torch.zeros(9, requires_grad=True)
+    loss = correlation_loss(flat, torch.tensor(g, dtype=torch.float32))
+    loss.backward()
+    assert loss.item() == 0.5 and flat.grad is not None and bool((flat.grad == 0).all())
+
+
+def test_total_loss_adds_the_correlation_loss_by_its_weight() -> None:
+    p, g = torch.tensor([1.0, 3.0, 2.0, 0.0]), torch.tensor([1.0, 2.0, 4.0, 0.5])
+    plain = total_loss(p, g, 1.0, 0.5)
+    want = plain + 0.7 * correlation_loss(p, g)
+    torch.testing.assert_close(total_loss(p, g, 1.0, 0.5, plcc=0.7), want)

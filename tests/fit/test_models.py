@@ -8,9 +8,10 @@ import torch
 
 from stages.fit import models
 from stages.fit.models.base import register
+from stages.fit.models.layers import FrameGate, Standardise
 from stages.fit.models.pooling import AffinePooling, LastPooling, MaxPooling
 from stages.fit.models.tcn import TemporalConvNet, levels_to_cover, receptive_field
-from stages.fit.models.two_stream_tcn import FrameGate, Standardise, TwoStreamTCN
+from stages.fit.models.two_stream_tcn import TwoStreamTCN
 
 Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 

@@ -11,15 +11,12 @@ import pandas as pd
 import pytest
 
 import store
-from stages.fit.baselines import time_average
 from stages.fit.config import FitConfig, apply_overrides
 from stages.fit.labels import LabelError
-from stages.fit.loader import ClipLoader
 from stages.fit.metrics import measure
 from stages.fit.models import ModelError
 from stages.fit.protocol import SplitError
 from stages.fit.run import FitResult, RunError, fit, load_run, newest_run
-from stages.fit.spans import clip_spans
 from store.errors import StoreMismatchError
 from tests.fit.fit_clips import make_store, write_labels
 
@@ -239,13 +236,3 @@ def test_a_full_disk_is_one_clear_error(
         fit(*made, tmp_path / "run", apply_overrides(CONFIG, ["epochs=1"]))
     assert caught.value.exit_code == 1
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_baselines_features_are_means_over_valid_frames(made: Made) -> None:
-    source = store.open(made[0])
-    loader = ClipLoader(source, list(clip_spans(source).values())[:3])
-    clips, x = time_average(loader)
-    assert x.shape == (3, 648)
-    held = source.clip(clips[2])
-    mean = held["appearance"][held["valid"]].astype(np.float64).mean(axis=0)
-    np.testing.assert_allclose(x[2, :512], mean, atol=1e-9)

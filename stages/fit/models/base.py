@@ -33,7 +33,8 @@ class Prediction:
         Score of every frame before temporal fusion; 0 where the mask is False.
     attention : (B, T) float32 or None
         Weight that the attentive enhancement gave to each frame of the appearance stream (of the
-        landmark stream when the direction is ``a2l``); 0 where the mask is False.
+        landmark stream when the direction is ``a2l``); the weight in the pooling in models without
+        that enhancement; None in models without attention; 0 where the mask is False.
     attention_landmark : (B, T) float32 or None
         Weight given to the landmark stream; only with direction ``a2l`` or ``both``.
     """
@@ -149,6 +150,41 @@ def check_options(name: str, given: dict[str, Any]) -> None:
         except ValidationError as error:
             reason = error.errors()[0]["msg"]
             raise ModelError(f"{key} of model '{name}': {reason}, found {value!r}") from None
+
+
+def complete(name: str, given: dict[str, Any], longest: int) -> dict[str, Any]:
+    """Every option of a model: what is given, else its default, for clips of ``longest`` frames.
+
+    ``max_frames`` is ``longest`` unless given, where the model has it: a convolutional network's
+    depth follows from it, others have no use for it.
+    """
+    valid = options(name)
+    fitted = {"max_frames": longest} if "max_frames" in valid else {}
+    return {**valid, **fitted, **given}
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a model is: one line, and where it comes from."""
+
+    name: str
+    summary: str
+    source: str
+
+
+def describe(name: str) -> Description:
+    """First line of a model's docstring, and the "Source:" paragraph of its module's."""
+    model = get(name)
+    summary = (inspect.getdoc(model) or "").split("\n", 1)[0]
+    return Description(name, summary, source_of(inspect.getdoc(inspect.getmodule(model)) or ""))
+
+
+def source_of(docstring: str) -> str:
+    """Return the "Source:" paragraph of a docstring as one line, without that word."""
+    for paragraph in docstring.split("\n\n"):
+        if paragraph.startswith("Source: "):
+            return " ".join(paragraph.removeprefix("Source: ").split())
+    return ""
 
 
 def create(name: str, **kwargs: Any) -> TemporalModel:

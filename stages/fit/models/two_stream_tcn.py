@@ -10,99 +10,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from stages.fit.models.base import (
-    ModelError,
-    Prediction,
-    StreamStatistics,
-    TemporalModel,
-    choose,
-    register,
-)
-from stages.fit.models.pooling import make_pooling
+from stages.fit.models.base import ModelError, Prediction, choose, register
+from stages.fit.models.layers import FrameGate, TwoStreamModel, at_least, score_layer, shares
+from stages.fit.models.pooling import TEMPORAL_FUSIONS, make_pooling
 from stages.fit.models.tcn import TemporalConvNet, levels_to_cover, receptive_field
-from store.schema import EMBEDDING_DIM, LANDMARK_DIM
+from store.schema import EMBEDDING_DIM
 
-STREAMS = ("both", "appearance", "landmarks")
 DIRECTIONS = ("l2a", "a2l", "both")
 GATES = ("sigmoid", "softmax")
 MODALITY_FUSIONS = ("feature", "decision", "score")
-TEMPORAL_FUSIONS = ("last", "affine", "max")
-
-
-class Standardise(nn.Module):
-    """Put one stream on a common scale by statistics of the training frames.
-
-    A frame is its clip's mean (who it is, average pose and expression) plus its deviation from that
-    (how the face moves). Per channel, y = gain * (deviation / sd_within + level * ((mean - M) / S +
-    noise)). People differ much more than one face moves, so that in one common scale the motion
-    would be a few per cent of the input. Every value can be had back from y: nothing is lost.
-    ``gain`` = 136 / channels lets a step of Adam, whose size does not depend on the gradient's,
-    move the 512 channels of appearance as far as the 136 of landmarks. While training, ``noise``
-    is drawn once a clip and channel, so that no clip is known by its exact mean.
-    All of it is ours; the paper's normalisation is not stated.
-    """
-
-    mean: Tensor
-    sd: Tensor
-    within: Tensor
-
-    def __init__(self, channels: int, level: float, noise: float) -> None:
-        super().__init__()
-        self.level = level
-        self.noise = noise
-        self.gain = LANDMARK_DIM / channels
-        self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("sd", torch.ones(channels))
-        self.register_buffer("within", torch.ones(channels))
-
-    def set(self, mean: Tensor, sd: Tensor, within: Tensor) -> None:
-        """Take the training frames' mean, and deviations over all and within clips, (C,) each."""
-        self.mean.copy_(mean)
-        self.sd.copy_(sd)
-        self.within.copy_(within)
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """(B, T, C), mask (B, T, 1) float -> (B, T, C), 0 outside the mask."""
-        frames = mask.sum(dim=1, keepdim=True).clamp(min=1)  # (B, 1, 1)
-        centre = (x * mask).sum(dim=1, keepdim=True) / frames  # (B, 1, C)
-        static = (centre - self.mean) / self.sd  # (B, 1, C)
-        if self.training and self.noise:
-            static = static + self.noise * torch.randn_like(static)
-        return self.gain * ((x - centre) / self.within + self.level * static) * mask
-
-
-class FrameGate(nn.Module):
-    """One attention weight a frame, computed from the other stream.
-
-    ``sigmoid``: w_t = sigmoid(W x_t + b), between 0 and 1. ``softmax``: softmax over the clip's
-    valid frames, times their number, so that the mean weight is 1 whatever the length.
-    """
-
-    def __init__(self, channels: int, gate: str) -> None:
-        super().__init__()
-        self.linear = nn.Conv1d(channels, 1, 1)
-        self.gate = gate
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """(B, C, T), mask (B, 1, T) float -> (B, 1, T), 0 outside the mask."""
-        logit: Tensor = self.linear(x)  # (B, 1, T)
-        if self.gate == "sigmoid":
-            return torch.sigmoid(logit) * mask
-        # A finite floor, not -inf: a clip without a valid frame would be 0 / 0.
-        logit = logit.masked_fill(mask == 0, torch.finfo(logit.dtype).min)
-        return torch.softmax(logit, dim=2) * mask * mask.sum(dim=2, keepdim=True)
-
-
-def _score_layer(channels: int) -> nn.Conv1d:
-    """Score of a frame from its channels; the first scores lie near 0, the mean label."""
-    layer = nn.Conv1d(channels, 1, 1)
-    nn.init.normal_(layer.weight, std=0.01)
-    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-    return layer
 
 
 @register("2stcn")
-class TwoStreamTCN(TemporalModel):
+class TwoStreamTCN(TwoStreamModel):
     """The reference model; every row of the paper's ablation is a choice of its arguments.
 
     Parameters
@@ -173,49 +93,34 @@ class TwoStreamTCN(TemporalModel):
         affine_points: int = 32,
         appearance_dim: int = EMBEDDING_DIM,
     ) -> None:
-        super().__init__()
-        self.streams = choose("streams", streams, STREAMS)
+        super().__init__(
+            streams,
+            channels,
+            appearance_dim,
+            level,
+            clip_noise,
+            appearance_dropout,
+            landmark_dropout,
+        )
         self.direction = choose("direction", direction, DIRECTIONS)
         self.modality_fusion = choose("modality_fusion", modality_fusion, MODALITY_FUSIONS)
         choose("gate", gate, GATES)
         choose("temporal_fusion", temporal_fusion, TEMPORAL_FUSIONS)
         if attention and streams != "both":
             raise ModelError(f"attention needs two streams; streams is '{streams}'")
-        for name, value, least in (
-            ("channels", channels, 1),
-            ("kernel_size", kernel_size, 2),
-            ("levels", 1 if levels is None else levels, 1),
-            ("max_frames", max_frames, 1),
-            ("affine_points", affine_points, 2),
-        ):
-            if value < least:
-                raise ModelError(f"{name} must be at least {least}, not {value}")
-        for name, share in (
-            ("dropout", dropout),
-            ("appearance_dropout", appearance_dropout),
-            ("landmark_dropout", landmark_dropout),
-            ("appearance_dropout + landmark_dropout", appearance_dropout + landmark_dropout),
-        ):
-            if not 0 <= share < 1:
-                raise ModelError(f"{name} must be at least 0 and below 1, not {share}")
-        for name, amount in (("level", level), ("clip_noise", clip_noise)):
-            if amount < 0:
-                raise ModelError(f"{name} must be at least 0, not {amount}")
+        at_least(
+            kernel_size=(kernel_size, 2),
+            levels=(1 if levels is None else levels, 1),
+            max_frames=(max_frames, 1),
+            affine_points=(affine_points, 2),
+        )
+        shares(dropout=dropout)
 
         both = streams == "both"
         self.attention = both if attention is None else attention
         self.residual = residual
-        self.hidden = (appearance_dropout, landmark_dropout)
         self.levels = levels_to_cover(max_frames, kernel_size) if levels is None else levels
         self.receptive_field = receptive_field(kernel_size, self.levels)
-
-        self.standardise_appearance = Standardise(appearance_dim, level, clip_noise)
-        self.standardise_landmark = Standardise(LANDMARK_DIM, level, clip_noise)
-        self.project = nn.ModuleDict()
-        if streams != "landmarks":
-            self.project["appearance"] = nn.Conv1d(appearance_dim, channels, 1)
-        if streams != "appearance":
-            self.project["landmark"] = nn.Conv1d(LANDMARK_DIM, channels, 1)
 
         self.gates = nn.ModuleDict()
         if self.attention and direction in ("l2a", "both"):
@@ -238,28 +143,10 @@ class TwoStreamTCN(TemporalModel):
         )
         heads = 2 if both and modality_fusion == "score" else 1
         width = channels * branches // heads
-        self.head = nn.ModuleList(_score_layer(width) for _ in range(heads))
+        self.head = nn.ModuleList(score_layer(width) for _ in range(heads))
         self.pool = nn.ModuleList(
             make_pooling(temporal_fusion, affine_points) for _ in range(heads)
         )
-
-    def set_statistics(self, statistics: StreamStatistics) -> None:
-        """Take the training frames' statistics, by which the streams are standardised."""
-        self.standardise_appearance.set(
-            statistics.appearance_mean, statistics.appearance_sd, statistics.appearance_within
-        )
-        self.standardise_landmark.set(
-            statistics.landmark_mean, statistics.landmark_sd, statistics.landmark_within
-        )
-
-    def _hide(self, x: dict[str, Tensor]) -> None:
-        """While training, hide one stream from some of the clips; never both from one."""
-        if not self.training or len(x) < 2 or self.hidden == (0, 0):
-            return
-        some = x["landmark"]
-        draw = torch.rand(len(some), 1, 1, device=some.device)  # (B, 1, 1)
-        x["appearance"] = x["appearance"] * (draw >= self.hidden[0])
-        x["landmark"] = x["landmark"] * (draw < 1 - self.hidden[1])
 
     def _enhance(self, x: Tensor, weight: Tensor) -> Tensor:
         return x * (1 + weight) if self.residual else x * weight
@@ -270,16 +157,7 @@ class TwoStreamTCN(TemporalModel):
         """Score a padded batch, see TemporalModel.forward; ``timestamp`` is not read."""
         frames = mask.unsqueeze(2).to(appearance.dtype)  # (B, T, 1)
         m = frames.transpose(1, 2)  # (B, 1, T)
-        x: dict[str, Tensor] = {}
-        for name, raw, scale in (
-            ("appearance", appearance, self.standardise_appearance),
-            ("landmark", landmark, self.standardise_landmark),
-        ):
-            if name in self.project:
-                scaled = scale(raw, frames).transpose(1, 2)  # (B, D, T)
-                x[name] = self.project[name](scaled) * m  # (B, C, T)
-
-        self._hide(x)
+        x = self.projected(self.scaled(appearance, landmark, frames), m)  # each (B, C, T)
 
         weights: dict[str, Tensor] = {}
         if "l2a" in self.gates:

@@ -1,0 +1,28 @@
+"""`pipeline models`: what can be fitted, and where each comes from."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pipeline import console
+
+
+def models(
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """List the models of stage two: name, what it is, its source.
+
+    Example: pipeline models
+    """
+    from stages.fit import models as registry
+    from stages.fit import pooled
+
+    known = [registry.describe(name) for name in registry.names()]
+    known += [pooled.describe(name) for name in pooled.POOLED]
+    if json:
+        console.emit({"models": [vars(model) for model in known]})
+        return
+    rows: list[list[object]] = [[m.name, m.summary, m.source] for m in known]
+    console.table("", ["model", "what it is", "source"], rows)
