@@ -113,7 +113,7 @@ def choose_contestants(
             config = apply_overrides(FitConfig(model=name), [*plain, *mine])
             chosen.append(Contestant(name, "network", config))
         else:
-            known = ", ".join([*models.names(), *pooled])
+            known = ", ".join([*models.names(), *POOLED])
             raise models.ModelError(f"there is no model named '{name}'", f"known models: {known}")
     left = [text for text in own if text not in taken]
     if left:
