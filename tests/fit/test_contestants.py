@@ -2,14 +2,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 import store
-from stages.fit import contestants
 from stages.fit.config import ConfigError
 from stages.fit.contestants import (
     attribute_columns,
@@ -110,22 +108,8 @@ def test_a_clip_is_shuffled_the_same_way_every_time_it_is_read(
     assert any((a != b).any() for a, b in zip(first, other, strict=True))
 
 
-class Pooled:
-    """As stages/fit/pooled.py is agreed to be."""
-
-    POOLED = ("meanpool", "statpool")
-
-    class PooledRegressor:
-        def __init__(self, kind: str, seed: int = 0, **options: object) -> None:
-            if set(options) - {"regressor"} or options.get("regressor", "ridge") == "none":
-                raise ModelError(f"model '{kind}' does not take {options}")
-            self.kind = kind
-
-
-def test_options_go_to_the_pooled_models_that_take_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contestants, "find_spec", lambda _: object())
-    monkeypatch.setattr(contestants, "importlib", SimpleNamespace(import_module=lambda _: Pooled))
-    settings = ["model.regressor=svr", "model.channels=4"]
+def test_options_go_to_the_pooled_models_that_take_them() -> None:
+    settings = ["model.regressor=boosting", "model.channels=4"]
     found = choose_contestants(["2stcn", "statpool"], settings, [])
     assert [c.name for c in found] == [
         "2stcn",
@@ -136,7 +120,7 @@ def test_options_go_to_the_pooled_models_that_take_them(monkeypatch: pytest.Monk
         "constant",
     ]
     assert found[0].config.model_options == {"channels": 4}
-    assert found[1].config.model_options == {"regressor": "svr"}
+    assert found[1].config.model_options == {"regressor": "boosting"}
     assert found[4].config.model_options == {}
-    with pytest.raises(ModelError, match="does not take {'regressor': 'none'}"):
+    with pytest.raises(ModelError, match="none"):
         choose_contestants(["statpool"], ["model.regressor=none"], [])
