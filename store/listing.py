@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-class Listing:
+class Listing(ABC):
     """What follows from ``iter_rows``."""
 
+    @abstractmethod
     def iter_rows(
         self,
         columns: Sequence[str],
@@ -26,7 +28,6 @@ class Listing:
         by_start: bool = False,
     ) -> Iterator[tuple[Any, ...]]:
         """Yield columns of the index as tuples of plain values."""
-        raise NotImplementedError
 
     def records(
         self,

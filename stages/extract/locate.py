@@ -2,8 +2,8 @@
 
 The crops that landmarks ask for are steadier than boxes, so those of frames between two detections
 lie between the crops of these, and one look of the net is enough there as a rule. A face is looked
-at again where its landmarks ask for another crop than they were found in. Where they leave the
-face's box, or are still not content, the detector looks at that frame, too.
+at again where its landmarks ask for another crop than was expected. Where they leave the face's
+box, or are still not content, the detector looks at that frame, too.
 """
 
 from __future__ import annotations

@@ -21,8 +21,9 @@ class Recipe:
     Attributes
     ----------
     every : int
-        The detector runs on every so many-th frame (and on cuts, first and last frame, and
-        wherever neighbouring key frames disagree); boxes between are interpolated.
+        The detector runs on every so many-th frame (and on cuts, first and last frame, wherever
+        neighbouring key frames disagree, and wherever landmarks leave their face); boxes between
+        are interpolated.
     detector_sizes : tuple of int
         Longest sides in pixels at which the detector looks.
     detector_threshold : float
