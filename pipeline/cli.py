@@ -10,6 +10,7 @@ import typer
 from pipeline import __version__, console, evaluate_commands
 from pipeline.commands import packs_app, store_app
 from pipeline.errors import run_reporting
+from pipeline.label_commands import labels_app
 from pipeline.model_commands import models
 from stages.extract.device import Device, Precision
 from stages.extract.recipe import WhichFaces
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 app.add_typer(packs_app, name="packs")
 app.add_typer(store_app, name="store")
+app.add_typer(labels_app, name="labels")
 evaluate_commands.add_to(app)
 app.command()(models)
 

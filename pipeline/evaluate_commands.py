@@ -190,8 +190,8 @@ def _show(evaluated: Evaluated, json: bool) -> None:
         *subset_sentences(comparison, ALL),
         *difference_sentences(comparison, evaluated.asked),
     ]:
-        console.say(sentence)
-    console.say(f"report: {evaluated.folder / REPORT}")
+        console.result(sentence)
+    console.result(f"report: {evaluated.folder / REPORT}")
 
 
 def _finite(values: dict[str, Any]) -> dict[str, Any]:

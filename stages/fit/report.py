@@ -16,6 +16,7 @@ import pandas as pd
 from stages.fit.compare import ALL, Comparison, Estimate, Row
 from stages.fit.study import Study, StudyError
 from stages.fit.verdict import difference_sentences, p_value, span, subset_sentences
+from store.tables import write_csv
 
 CONFIG, REPORT, TABLES, COMPARISONS, PREDICTIONS = (
     "config.json",
@@ -212,10 +213,10 @@ def write_tables(folder: Path, comparison: Comparison) -> None:
         for row in rows
         for statistic, estimate in row.estimates.items()
     ]
-    write_text(folder / TABLES, pd.DataFrame(lines).to_csv(index=False))
+    write_csv(pd.DataFrame(lines), folder / TABLES)
     columns = ["first", "second", "value", "low", "high", "p", "p_holm"]
     differences = pd.DataFrame([vars(d) for d in comparison.differences], columns=columns)
-    write_text(folder / COMPARISONS, differences.to_csv(index=False))
+    write_csv(differences, folder / COMPARISONS)
 
 
 def write_predictions(
@@ -231,4 +232,4 @@ def write_predictions(
             group=study.grouping.group, repeat=repeat, fold=fold, target=target[repeat]
         )
         tables.append(table.assign(**{name: p[repeat] for name, p in predictions.items()}))
-    write_text(folder / PREDICTIONS, pd.concat(tables).to_csv(index=False))
+    write_csv(pd.concat(tables), folder / PREDICTIONS)

@@ -38,6 +38,7 @@ from stages.fit.run_folder import (
 )
 from stages.fit.spans import FeatureStore, clip_spans
 from stages.fit.trainer import LabelScale, Progress, TrainResult
+from store.tables import write_csv
 
 __all__ = ["FitResult", "Run", "RunError", "fit", "load_run", "newest_run"]
 
@@ -215,11 +216,10 @@ def _measure(table: pd.DataFrame, column: str, config: FitConfig) -> Metrics:
 
 
 def _tables(folder: Path, table: pd.DataFrame, result: TrainResult) -> None:
-    table[["clip", "group", "part"]].to_csv(folder / "split.csv", index=False)
-    table[["clip", "part", "score", "prediction", BASELINE]].to_csv(
-        folder / "predictions.csv", index=False
-    )
-    pd.DataFrame(result.epochs).to_csv(folder / "epochs.csv", index=False)
+    write_csv(table[["clip", "group", "part"]], folder / "split.csv")
+    columns = ["clip", "part", "score", "prediction", BASELINE]
+    write_csv(table[columns], folder / "predictions.csv")
+    write_csv(pd.DataFrame(result.epochs), folder / "epochs.csv")
 
 
 def _provenance(source: FeatureStore, store_path: StorePath, labels: Labels) -> dict[str, object]:
