@@ -171,6 +171,7 @@ def fit(
     run: Annotated[
         Path | None, typer.Option(help="Folder for the result. [default: runs/MODEL-DATE-TIME]")
     ] = None,
+    normalise: evaluate_commands.NormaliseOption = evaluate_commands.Normalise.NONE,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="A setting, as key=value; may be given several times."),
@@ -185,7 +186,10 @@ def fit(
 
     stores = store or [str(DEFAULT_STORE)]
     source = stores[0] if len(stores) == 1 else stores
-    fitted = fit_model(model, source, labels, run, settings or [], DEFAULT_RUNS)
+    chosen = settings or []
+    if normalise is not evaluate_commands.Normalise.NONE:
+        chosen = [*chosen, f"normalise={normalise}"]
+    fitted = fit_model(model, source, labels, run, chosen, DEFAULT_RUNS)
     if json:
         console.emit(fitted.to_dict())
     else:

@@ -64,7 +64,7 @@ def write_csv(table: pd.DataFrame, path: str | os.PathLike[str], **options: Any)
     safe = table.rename(columns=_guarded)
     for place, kind in enumerate(safe.dtypes):
         if kind.kind not in "biufcmM":
-            safe.isetitem(place, safe.iloc[:, place].map(_guarded))
+            safe.isetitem(place, safe.iloc[:, place].map(_guarded).array)
     partial = target.with_name(f".{target.name[:200]}.{os.getpid()}.partial")
     try:
         safe.to_csv(partial, index=False, **options)

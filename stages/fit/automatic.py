@@ -42,7 +42,8 @@ class Score:
 def like_rate(table: pd.DataFrame) -> FloatArray:
     """Likes over views, 0 to 1; NaN without a view."""
     views = table["views"].to_numpy(np.float64)
-    return np.divide(table["likes"], views, out=np.full(len(table), np.nan), where=views > 0)
+    likes = table["likes"].to_numpy(np.float64)
+    return np.asarray(np.divide(likes, views, out=np.full(len(table), np.nan), where=views > 0))
 
 
 def log_likes_given_views(table: pd.DataFrame) -> FloatArray:

@@ -106,10 +106,10 @@ class Formula:
 
     def _check(self, node: ast.expr) -> None:
         match node:
-            case ast.Constant(value=bool()):
-                raise self._refused(f"holds {node.value}, which is no number")
-            case ast.Constant(value=int() | float()):
-                if abs(node.value) > 1e300:  # an int may be too large for a float
+            case ast.Constant(value=bool() as word):
+                raise self._refused(f"holds {word}, which is no number")
+            case ast.Constant(value=int() | float() as number):
+                if abs(number) > 1e300:  # an int may be too large for a float
                     raise self._refused("holds a number that is too large")
             case ast.Name(id=name):
                 if name not in self._known:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pandas as pd
 from stages.fit.compare import ALL, Comparison, Estimate, Row
 from stages.fit.study import Study, StudyError
 from stages.fit.verdict import difference_sentences, p_value, span, subset_sentences
+from store.printable import printable
 from store.tables import write_csv
 
 CONFIG, REPORT, TABLES, COMPARISONS, PREDICTIONS = (
@@ -170,7 +172,12 @@ def report_text(
 
 
 def _subset_title(subset: str) -> str:
-    return subset if subset == ALL else f"Subset {subset}"
+    return subset if subset == ALL else f"Subset {markdown_text(subset)}"
+
+
+def markdown_text(text: str) -> str:
+    """Return text that a label file holds so that it shows as it is: neither Markdown nor HTML."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~&!()])", r"\\\1", printable(text))
 
 
 def _target_text(normalise: str) -> str:
