@@ -20,8 +20,8 @@ NAMES: tuple[bytes, ...] = (
     b"a;=1+1.mp4",
     b"\t=tab.mp4",
     b" blank at both ends .mp4",
-    b"..\\..\\up.mp4",
-    b"..%2f..%2fup.mp4",
+    b"a\\..\\..\\up.mp4",
+    b"a..%2f..%2fup.mp4",
     b"\\\\server\\share.mp4",
     b"C:drive.mp4",
     b"%s%n{0}$(touch x).mp4",
@@ -42,7 +42,7 @@ def write_hostile_clips(folder: Path, frames: int = 6) -> list[Path]:
     """Write a tiny clip under each name, and some of them in a folder of such a name too."""
     folder.mkdir(parents=True, exist_ok=True)
     plain = moving_square(folder / "plain.mp4", frames).read_bytes()
-    deep = Path(os.fsdecode(bytes(folder) + b"/=dir\xff\n" + b"\x02" * 200))
+    deep = Path(os.fsdecode(bytes(folder) + b"/=dir\xff\n" + b"\x02" * 240))
     deep.mkdir()
     paths = [Path(os.fsdecode(bytes(folder) + b"/" + name)) for name in NAMES]
     paths += [deep / path.name for path in paths[:2]]
