@@ -62,6 +62,9 @@ def result(line: str | Text) -> None:
     out.print(shown(line) if isinstance(line, str) else line, soft_wrap=True)
 
 
+say = result
+
+
 def emit(value: dict[str, Any]) -> None:
     """Print the one JSON object of a run with ``--json``."""
     sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
