@@ -24,7 +24,7 @@ demo: setup
 	$(BIN)/pipeline demo
 
 test: setup
-	$(BIN)/python -m pytest -m "not gpu" --cov --cov-report=term --cov-fail-under=85
+	$(BIN)/python -m pytest -n auto -m "not gpu" --cov --cov-report=term --cov-fail-under=85
 
 test-gpu: setup
 	$(BIN)/python -m pytest -m gpu

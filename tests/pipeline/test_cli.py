@@ -57,8 +57,6 @@ def test_store_commands(home: Path) -> None:
 
 
 def test_verify_leaves_with_1_on_damage(home: Path, tmp_path: Path) -> None:
-    import shutil
-
     damaged = tmp_path / "damaged.store"
     shutil.copytree(home / "features.store", damaged)
     shard = next(
@@ -186,8 +184,6 @@ def test_labels_that_will_not_do(home: Path, tmp_path: Path, labels: str, expect
 
 
 def test_a_store_of_a_newer_format_is_refused(home: Path, tmp_path: Path) -> None:
-    import shutil
-
     newer = tmp_path / "newer.store"
     shutil.copytree(home / "features.store", newer)
     index = sqlite3.connect(newer / "index.sqlite")
