@@ -24,8 +24,12 @@ from stages.fit.loader import Budget, ClipLoader
 from stages.fit.metrics import Metrics, measure
 from stages.fit.protocol import PARTS, split_groups
 from stages.fit.run_folder import (
+    EPOCHS,
+    LABELS,
     METRICS,
+    PREDICTIONS,
     PROVENANCE,
+    SPLIT,
     Run,
     RunError,
     check_new,
@@ -192,6 +196,7 @@ def fit_from(
                 "baselines": {BASELINE: {**baseline.to_dict(), "alpha": rival.alpha}},
             },
         )
+        labels.frame.drop(columns="line").to_csv(folder / LABELS, index=False)
         _tables(folder, table, result)
     return FitResult(
         target,
@@ -215,11 +220,11 @@ def _measure(table: pd.DataFrame, column: str, config: FitConfig) -> Metrics:
 
 
 def _tables(folder: Path, table: pd.DataFrame, result: TrainResult) -> None:
-    table[["clip", "group", "part"]].to_csv(folder / "split.csv", index=False)
+    table[["clip", "group", "part"]].to_csv(folder / SPLIT, index=False)
     table[["clip", "part", "score", "prediction", BASELINE]].to_csv(
-        folder / "predictions.csv", index=False
+        folder / PREDICTIONS, index=False
     )
-    pd.DataFrame(result.epochs).to_csv(folder / "epochs.csv", index=False)
+    pd.DataFrame(result.epochs).to_csv(folder / EPOCHS, index=False)
 
 
 def _provenance(source: FeatureStore, store_path: StorePath, labels: Labels) -> dict[str, object]:

@@ -33,6 +33,7 @@ WEIGHTS, CONFIG, PROVENANCE, METRICS = (
     "provenance.json",
     "metrics.json",
 )
+LABELS, SPLIT, PREDICTIONS, EPOCHS = "labels.csv", "split.csv", "predictions.csv", "epochs.csv"
 
 
 class RunError(FacepipeError, ValueError):
