@@ -130,8 +130,9 @@ def save_model(
 class Run:
     """A fitted model that can score; made by ``load_run``.
 
-    ``config`` is what it was fitted with, ``label`` turns its output into label units, and
-    ``provenance`` and ``metrics`` are the files of those names.
+    ``config`` is what it was fitted with, ``label`` turns its output into label units,
+    ``provenance`` and ``metrics`` are the files of those names, and ``best_epoch`` is the one whose
+    weights the validation clips chose.
     """
 
     folder: Path
@@ -140,6 +141,7 @@ class Run:
     label: LabelScale
     provenance: dict[str, Any]
     metrics: dict[str, Any]
+    best_epoch: int
 
     def check_store(self, provenance: Mapping[str, Any]) -> None:
         """Raise StoreMismatchError unless features came from the pack that this run learnt from.
@@ -252,6 +254,7 @@ def load_run(run_dir: str | os.PathLike[str]) -> Run:
         config = validate(meta["config"])
         name, options = str(meta["model"]["name"]), dict(meta["model"]["options"])
         label = LabelScale(float(meta["label"]["mean"]), float(meta["label"]["sd"]))
+        best_epoch = int(meta["best_epoch"])
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"{folder / CONFIG} is incomplete ({error})", "fit again") from None
     model = models.create(name, **options)
@@ -266,7 +269,7 @@ def load_run(run_dir: str | os.PathLike[str]) -> Run:
     if not all(bool(torch.isfinite(t).all()) for t in model.state_dict().values()):
         raise RunError(f"{folder / WEIGHTS} holds weights that are not finite", "fit again")
     model.eval()
-    return Run(folder, model, config, label, provenance, metrics)
+    return Run(folder, model, config, label, provenance, metrics, best_epoch)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
