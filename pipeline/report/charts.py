@@ -165,18 +165,23 @@ def chart(
 
 
 def histogram(
-    title: str, series: Sequence[tuple[str, Values]], xlabel: str, bins: int = 20
+    title: str,
+    series: Sequence[tuple[str, Values]],
+    xlabel: str,
+    bounds: tuple[float, float] | None = None,
+    bins: int = 20,
 ) -> Chart | None:
     """Outlines of the distributions of several series over common bins, in percent of each.
 
-    None where no series has a finite value.
+    Between ``bounds``, or as far as the values reach. None where no series has a finite value.
     """
     kept = [(name, np.asarray(v, np.float64)) for name, v in series]
     kept = [(name, v[np.isfinite(v)]) for name, v in kept]
     kept = [(name, v) for name, v in kept if len(v)]
     if not kept:
         return None
-    edges = np.linspace(*span(np.concatenate([v for _, v in kept]), 0.02), bins + 1)
+    low, high = bounds or span(np.concatenate([v for _, v in kept]), 0.02)
+    edges = np.linspace(low, high, bins + 1)
     shares = [np.histogram(v, edges)[0] / len(v) * 100 for _, v in kept]
     made = chart(
         title,
@@ -187,7 +192,8 @@ def histogram(
     )
     for k, ((name, v), share) in enumerate(zip(kept, shares, strict=True)):
         made.steps(edges, share, f"c{k}")
-        made.legend.append((f"c{k}", f"{name} ({len(v)})"))
+        if len(kept) > 1:
+            made.legend.append((f"line c{k}", f"{name} ({len(v)})"))
     for b in range(bins):
         said = ", ".join(f"{name} {s[b]:.0f} %" for (name, _), s in zip(kept, shares, strict=True))
         middle = (edges[b] + edges[b + 1]) / 2
@@ -213,5 +219,4 @@ def curve(
 
 def symbol(kind: str) -> str:
     """Return the path of a kind's key in a legend."""
-    digit = kind.split()[0][1:]
-    return SYMBOLS[int(digit) % len(SYMBOLS)] if digit.isdigit() else "M-6 0H6"
+    return SYMBOLS[int(kind.removeprefix("point c"))] if kind.startswith("point") else "M-6 0H6"

@@ -29,7 +29,7 @@ from pipeline.report.facts import (
 )
 from pipeline.report.films import FRAMES, Film, Films
 from stages.fit.compare import ALL, Estimate
-from stages.fit.report import NOTES, estimate_text
+from stages.fit.report import estimate_text
 from stages.fit.verdict import p_value
 from store.errors import FacepipeError
 
@@ -161,7 +161,6 @@ def render(options: Options, progress: Callable[[int, int], None] = lambda done,
         rows=_rows(facts.held_out.head(MOST_ROWS)),
         unlisted=max(len(facts.held_out) - MOST_ROWS, 0),
         unplotted=max(len(facts.held_out) - MOST_POINTS, 0),
-        notes=NOTES,
     )
 
 
@@ -207,7 +206,7 @@ def scatter(facts: Facts) -> Chart:
         number = subsets.index(row["subset"])
         made.point(row["score"], row["prediction"], number, row, tip)
     if subsets != [""]:
-        made.legend = [(f"c{k % 6}", s or "no subset") for k, s in enumerate(subsets)]
+        made.legend = [(f"point c{k % 6}", s or "no subset") for k, s in enumerate(subsets)]
     return made
 
 

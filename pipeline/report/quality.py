@@ -49,7 +49,7 @@ def look(source: FeatureStore) -> Quality:
     seconds = [row[5] for row in with_rows if row[5]]
     sizes = face_sizes(source)
     charts = [
-        histogram("Frames without a face", [("clips", missing)], "% of a clip's frames"),
+        histogram("Frames without a face", [("clips", missing)], "% of a clip's frames", (0, 100)),
         histogram("Size of the face", [("clips", sizes)], "height of the box in pixels, median"),
         histogram("Frame rate", [("clips", rates)], "frames per second"),
         histogram("Length", [("clips", seconds)], "seconds"),

@@ -6,6 +6,7 @@ function say(svg, x, y, text) {
   const spot = svg.querySelector(".spot");
   spot.setAttribute("cx", x);
   spot.setAttribute("cy", y);
+  spot.classList.add("on");
   tip.textContent = text;
   tip.hidden = false;
   const box = svg.getBoundingClientRect();
@@ -18,7 +19,7 @@ function say(svg, x, y, text) {
 
 function hush(svg) {
   tip.hidden = true;
-  svg.querySelector(".spot").setAttribute("cx", -20);
+  svg.querySelector(".spot").classList.remove("on");
 }
 
 for (const svg of document.querySelectorAll(".chart")) {
