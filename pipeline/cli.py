@@ -40,6 +40,10 @@ DeviceOption = Annotated[
 ]
 Workers = Annotated[int | None, typer.Option(min=1, help="Worker processes. [default: one a core]")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+PerFrame = Annotated[
+    Path | None,
+    typer.Option(help="Folder for a CSV a clip: each frame's attention, score, part in the score."),
+]
 
 
 def _version(wanted: bool) -> None:
@@ -175,6 +179,7 @@ def fit(
         list[str] | None,
         typer.Option("--set", help="A setting, as key=value; may be given several times."),
     ] = None,
+    per_frame: PerFrame = None,
     json: Json = False,
 ) -> None:
     """Train a temporal model on a store and measure it on people it has not seen.
@@ -185,7 +190,9 @@ def fit(
 
     stores = store or [str(DEFAULT_STORE)]
     source = stores[0] if len(stores) == 1 else stores
-    fitted = fit_model(model, source, labels, run, settings or [], DEFAULT_RUNS)
+    fitted = fit_model(
+        model, source, labels, run, settings or [], DEFAULT_RUNS, per_frame=per_frame
+    )
     if json:
         console.emit(fitted.to_dict())
     else:
@@ -207,6 +214,7 @@ def score(
     ] = None,
     device: DeviceOption = Device.AUTO,
     workers: Workers = None,
+    per_frame: PerFrame = None,
     json: Json = False,
 ) -> None:
     """Score new videos with a fitted model: one row for every file, also those without a score.
@@ -226,6 +234,7 @@ def score(
             out,
             store is not None,
             pack,
+            per_frame,
             console.note,
             progress.started,
             progress.finished,

@@ -19,6 +19,7 @@ from stages.fit import models
 from stages.fit.baselines import time_average_ridge
 from stages.fit.config import FitConfig
 from stages.fit.fitting import predict_scores, refit_network, train_network
+from stages.fit.frames import ClipFrames
 from stages.fit.labels import Labels, read_labels
 from stages.fit.loader import Budget, ClipLoader
 from stages.fit.metrics import Metrics, measure
@@ -33,6 +34,7 @@ from stages.fit.run_folder import (
     Run,
     RunError,
     check_new,
+    frame_sink,
     load_run,
     make_loader,
     new_run_folder,
@@ -86,6 +88,7 @@ def fit(
     progress: Progress | None = None,
     *,
     overwrite: bool = False,
+    take: Callable[[ClipFrames], None] | None = None,
 ) -> FitResult:
     """Fit a model on the labelled clips of a store, test it on held-out groups, save a run.
 
@@ -104,6 +107,9 @@ def fit(
         Gets the label file's warnings and notes, and the split, one line each.
     progress : callable, optional
         Gets every epoch's row: epoch, train_loss, val_mse, val_src, lr.
+    take : callable, optional
+        Gets what the model says of the frames of every labelled clip, as the predictions that are
+        written are made: those of validation clips by the network that had not seen them.
 
     Raises
     ------
@@ -119,6 +125,7 @@ def fit(
         echo,
         progress,
         overwrite,
+        take,
     )
 
 
@@ -131,6 +138,7 @@ def fit_from(
     echo: Callable[[str], None],
     progress: Progress | None,
     overwrite: bool,
+    take: Callable[[ClipFrames], None] | None = None,
 ) -> FitResult:
     """``fit`` on a store that is open already."""
     target = Path(run_dir)
@@ -166,7 +174,8 @@ def fit_from(
         model, options, result = train_network(
             config, loaders["train"], loaders["val"], longest, config.seed, progress
         )
-        predictions = predict_scores(model, loaders.values(), label, config)
+        frames = None if take is None else frame_sink(source, spans, config, take)
+        predictions = predict_scores(model, loaders.values(), label, config, frames)
         rival = time_average_ridge([loaders["train"], loaders["val"]], loaders["test"])
         if config.train.refit:
             echo(f"training again on train and val together, {result.best_epoch} epochs")
@@ -176,7 +185,7 @@ def fit_from(
             model = refit_network(config, options, both, result.best_epoch, config.seed)
             # The validation part keeps the predictions of the network that had not seen it.
             seen_and_test = [loaders["train"], loaders["test"]]
-            predictions |= predict_scores(model, seen_and_test, label, config)
+            predictions |= predict_scores(model, seen_and_test, label, config, frames)
         rival_score = dict(zip(rival.clips, rival.prediction * label.sd + label.mean, strict=True))
         table["prediction"] = table["clip"].map(predictions)
         table[BASELINE] = table["clip"].map(rival_score)

@@ -19,12 +19,14 @@ from safetensors.torch import load_file, save_file
 
 import store
 from stages.fit import models
-from stages.fit.batches import ClipData
+from stages.fit.batches import ClipData, collate, prepare
 from stages.fit.config import FitConfig, validate
+from stages.fit.frames import ClipFrames, FrameSink
 from stages.fit.loader import Budget, ClipLoader
 from stages.fit.spans import ClipSpan, FeatureStore, check_arrays, clip_spans
 from stages.fit.trainer import LabelScale, predict
 from store.errors import FacepipeError, StoreMismatchError
+from store.schema import ClipRows
 
 RUN_FORMAT = 1
 WEIGHTS, CONFIG, PROVENANCE, METRICS = (
@@ -159,30 +161,40 @@ class Run:
             )
 
     def predict(
-        self, store_path: str | os.PathLike[str] | Sequence[Path] | list[str]
+        self,
+        store_path: str | os.PathLike[str] | Sequence[Path] | list[str],
+        take: Callable[[ClipFrames], None] | None = None,
     ) -> pd.DataFrame:
         """Score every clip of a store that shows a face: clip, score, frames, valid_frames.
 
-        In the store's row order; scores in label units. Several stores are read as one.
+        In the store's row order; scores in label units. Several stores are read as one. ``take``
+        gets what the model says of every clip's frames.
 
         Raises
         ------
         StoreMismatchError
             Features of another pack.
         """
-        return self.predict_from(store.open(store_path))
+        return self.predict_from(store.open(store_path), take)
 
-    def predict_from(self, source: FeatureStore) -> pd.DataFrame:
+    def predict_from(
+        self, source: FeatureStore, take: Callable[[ClipFrames], None] | None = None
+    ) -> pd.DataFrame:
         """``predict`` on a store that is open already."""
         self.check_store(source.provenance)
-        spans = list(clip_spans(source).values())
+        by_clip = clip_spans(source)
+        spans = list(by_clip.values())
         columns = ["clip", "score", "frames", "valid_frames"]
         if not spans:
             return pd.DataFrame(columns=columns)
         loader = make_loader(source, spans, {}, self.config)
-        clips, prediction, _ = predict(self.model, loader, self.config.train.batch_size)
+        watch = (
+            None
+            if take is None
+            else frame_sink(source, by_clip, self.config, take).watch(self.label)
+        )
+        clips, prediction, _ = predict(self.model, loader, self.config.train.batch_size, watch)
         score = prediction.double().numpy() * self.label.sd + self.label.mean
-        by_clip = {s.clip: s for s in spans}
         return pd.DataFrame(
             {
                 "clip": clips,
@@ -192,6 +204,27 @@ class Run:
             },
             columns=columns,
         )
+
+    def predict_rows(self, rows: ClipRows) -> float:
+        """Score one clip from rows as a store holds them, in label units.
+
+        At least one of them valid. The very code that scores clips of a store.
+        """
+        config = self.config
+        features = rows.appearance if config.stream == "appearance" else rows.embedding
+        clip = prepare(
+            "",
+            features,
+            rows.landmark,
+            rows.valid,
+            rows.timestamp,
+            landmarks=config.landmarks,
+            fps=config.fps,
+            max_frames=config.max_frames,
+        )
+        batch = collate([clip], {})
+        told = self.model.predict(batch.appearance, batch.landmark, batch.mask, batch.timestamp)
+        return float(told.score[0].double()) * self.label.sd + self.label.mean
 
 
 def make_loader(
@@ -223,6 +256,16 @@ def make_loader(
         budget=budget or Budget(config.budget),
         change=change,
     )
+
+
+def frame_sink(
+    source: FeatureStore,
+    spans: Mapping[str, ClipSpan],
+    config: FitConfig,
+    take: Callable[[ClipFrames], None],
+) -> FrameSink:
+    """Return the FrameSink that goes with ``make_loader``."""
+    return FrameSink(source, spans, config.fps, config.max_frames, take)
 
 
 def _pack(provenance: Mapping[str, Any]) -> tuple[str, str]:
