@@ -18,8 +18,9 @@ from markupsafe import Markup
 
 from pipeline import __version__
 from pipeline.report import quality
+from pipeline.report.attention import attend
 from pipeline.report.charts import Chart, chart, curve, histogram, span, symbol
-from pipeline.report.curves import FrameCurves, clip_chart, frame_curves
+from pipeline.report.curves import clip_chart, told_frames, winner
 from pipeline.report.facts import (
     Facts,
     judge,
@@ -29,12 +30,15 @@ from pipeline.report.facts import (
 )
 from pipeline.report.films import FRAMES, Film, Films
 from stages.fit.compare import ALL, Estimate
+from stages.fit.explain import NOTES as ATTENTION_NOTES
+from stages.fit.frames import ClipFrames
 from stages.fit.report import estimate_text
 from stages.fit.verdict import p_value
 from store.errors import FacepipeError
 
 SHOWN = 10  # clips in each list
 MOST_POINTS, MOST_ROWS = 1500, 2000  # clips on the scatter plot and in the table
+MOST_READ = 400  # clips whose frames are read for what attention goes with
 SECTIONS = (
     ("trained", "Training"),
     ("src", "Rank correlation"),
@@ -42,6 +46,7 @@ SECTIONS = (
     ("distribution", "Distribution"),
     ("learning", "Learning curves"),
     ("clips", "Clips"),
+    ("attention", "Attention"),
     ("bias", "Errors by attribute"),
     ("quality", "Data quality"),
     ("table", "All clips"),
@@ -121,6 +126,9 @@ def render(options: Options, progress: Callable[[int, int], None] = lambda done,
             "say where it is with --store",
         )
     films = None if options.videos is None else Films(options.videos, options.blur)
+    read = facts.held_out["clip"]
+    some = read.iloc[np.unique(np.linspace(0, len(read) - 1, MOST_READ).round().astype(int))]
+    told = told_frames(facts, some)
     lists = card_lists(facts, films, progress)
     verdict = judge(facts)
     environment = Environment(
@@ -156,6 +164,9 @@ def render(options: Options, progress: Callable[[int, int], None] = lambda done,
         scores=score_distribution(facts),
         learning=learning_curves(facts),
         lists=lists,
+        attention=attend(facts, told),
+        attention_notes=ATTENTION_NOTES,
+        attended=len(told),
         attributes=judge_attributes(facts),
         quality=None if facts.source is None else quality.look(facts.source),
         rows=_rows(facts.held_out.head(MOST_ROWS)),
@@ -255,7 +266,7 @@ def card_lists(
          far[::-1].head(SHOWN)),
     ]  # fmt: skip
     clips = list(dict.fromkeys(clip for *_, part in chosen for clip in part["clip"]))
-    curves = frame_curves(facts, clips)
+    curves = told_frames(facts, clips)
     shown: dict[str, Film] = {}
     for done, clip in enumerate(clips if films else []):
         if films is not None and clip in curves:
@@ -263,9 +274,11 @@ def card_lists(
         progress(done + 1, len(clips))
 
     def card(row: dict[str, Any]) -> Card:
-        told = curves.get(row["clip"])
-        drawn = None if told is None else clip_chart(told, f"Score and attention in {row['clip']}")
-        return Card(row, drawn, shown.get(row["clip"]))
+        told, film = curves.get(row["clip"]), shown.get(row["clip"])
+        if told is None:
+            return Card(row, None, film)
+        shots = [] if film is None else [p.time for p in film.pictures]
+        return Card(row, clip_chart(told, f"Score by frame of {row['clip']}", shots), film)
 
     return [
         CardList(name, title, text, [card(row) for row in _rows(part)])
@@ -273,13 +286,13 @@ def card_lists(
     ]
 
 
-def film_of(facts: Facts, films: Films, curves: FrameCurves) -> Film:
+def film_of(facts: Facts, films: Films, told: ClipFrames) -> Film:
     """Frames spread over what the model saw of a clip, and the one that won."""
     assert facts.source is not None
-    record = next(facts.source.records(subset=[curves.clip], where="track = 0"))
-    start = record.start or 0
-    box = np.asarray(facts.source.dask("box")[start : start + record.frames].compute(), np.float64)
-    width = float(np.nanmax(box[:, 2] - box[:, 0])) if np.isfinite(box).any() else 0.0
-    places = np.unique(np.linspace(0, len(curves.time) - 1, FRAMES).round().astype(int))
-    times = [float(curves.time[k]) for k in places]
-    return films.film(record, times, float(curves.time[curves.winner]), width)
+    record = next(facts.source.records(subset=[told.clip], where="track = 0"))
+    box = np.asarray(facts.source.clip(told.clip, arrays=["box"])["box"], np.float64)
+    read = np.flatnonzero(np.isfinite(told.score))
+    places = np.unique(np.linspace(read[0], read[-1], FRAMES).round().astype(int))
+    times = [float(told.timestamp[k]) for k in places]
+    width = float(np.nanmax(box[:, 2] - box[:, 0]))
+    return films.film(record, times, float(told.timestamp[winner(told)]), width)
