@@ -29,7 +29,8 @@ CHROMIUM = for name in chromium chromium-browser google-chrome; do \
 
 chromium:
 	@($(CHROMIUM)) || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
-	&& apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium; } || \
+	&& apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y \
+	--no-install-recommends chromium; } || \
 	{ echo 'The tests need Chromium: sudo apt-get install chromium, or your system'"'"'s way.' >&2; exit 1; }
 
 test: setup chromium

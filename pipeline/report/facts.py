@@ -142,7 +142,7 @@ def judge_attributes(facts: Facts) -> list[tuple[Attribute, list[str]]]:
     table = facts.held_out
     known = [c for c in table if c not in _OURS]
     found = []
-    for name, level in level_columns(table[known].astype(str)).items():
+    for name, level in level_columns(table[known]).items():
         attribute = compare_levels(
             name,
             level,

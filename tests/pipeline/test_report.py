@@ -6,6 +6,7 @@ import base64
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,11 +17,13 @@ import pytest
 
 import store
 from pipeline.report.charts import chart, histogram, ticks
+from pipeline.report.curves import clip_chart, winner
 from pipeline.report.films import pixelate
 from pipeline.report.page import SECTIONS, Options, ReportError, render, write_report
 from stages.extract import packs
 from stages.extract.device import Device
 from stages.extract.run import ExtractOptions, extract
+from stages.fit.frames import ClipFrames
 from store.errors import FacepipeError
 from tests.testing.command import pipeline
 from tests.testing.reports import NAMES, SUBSETS, MadeRun, make_run
@@ -163,6 +166,24 @@ def test_the_command_writes_the_page_whole_or_not_at_all(made: MadeRun, tmp_path
     with pytest.raises(ReportError, match="cannot be written"):
         write_report(Options(made.run), tmp_path / "taken")
     assert {p.name for p in tmp_path.iterdir()} == {"r.html", "taken"}
+
+
+def test_what_attention_goes_with_is_told(made: MadeRun) -> None:
+    text = Elements(render(Options(made.run))).text
+    assert "Attention against yaw" in text and "Attention against mouth opening" in text
+    assert "|yaw|" in text and "attention of 2stcn" in text
+
+
+def test_the_frame_that_won_has_the_largest_part() -> None:
+    score, nothing = np.array([0.1, 0.9, np.nan, 0.5]), np.full(4, np.nan)
+    frames = ClipFrames("a", np.arange(4.0), np.ones(4, bool), nothing, score, np.eye(4)[3])
+    assert winner(frames) == 3
+    even = np.array([1, 1, 0, 1]) / 3
+    assert winner(replace(frames, won=even)) == 1
+    assert winner(replace(frames, won=nothing)) == 1
+    drawn = clip_chart(frames, "t", [0.0, 3.0])
+    assert drawn.second is None
+    assert [tip[2].endswith("won") for tip in drawn.tips] == [False, False, True]
 
 
 def test_ticks_are_round_and_inside() -> None:
