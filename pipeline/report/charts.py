@@ -160,7 +160,7 @@ def chart(
     """Return an empty chart with axes over two intervals."""
     width, height = size
     across = Axis(*x, LEFT, width - RIGHT, xlabel)
-    up = Axis(*y, height - BOTTOM, TOP, ylabel, about=max(2, height // 60))
+    up = Axis(*y, height - BOTTOM, TOP, ylabel, about=max(2, height // 45))
     return Chart(title, across, up, width, height, by)
 
 
@@ -193,7 +193,7 @@ def histogram(
     for k, ((name, v), share) in enumerate(zip(kept, shares, strict=True)):
         made.steps(edges, share, f"c{k}")
         if len(kept) > 1:
-            made.legend.append((f"line c{k}", f"{name} ({len(v)})"))
+            made.legend.append((f"steps c{k}", f"{name} ({len(v)})"))
     for b in range(bins):
         said = ", ".join(f"{name} {s[b]:.0f} %" for (name, _), s in zip(kept, shares, strict=True))
         middle = (edges[b] + edges[b + 1]) / 2

@@ -17,7 +17,7 @@ from stages.extract.video import ClipReader, UnreadableClipError
 from store.schema import ClipRecord
 
 FRAMES = 8
-HEIGHT = 96  # pixels of a picture in a strip
+HEIGHT = 128  # pixels of a picture in a strip
 QUALITY = 72
 ACROSS_FACE = 4  # blurred: a face is so many blocks wide, of which no eye or mouth is one
 BLOCKS = 14  # and the whole picture so many, whatever is in it

@@ -29,8 +29,7 @@ def browser() -> Iterator[Browser]:
         yield started
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_everything_is_shown_and_can_be_read(
     file: Path, browser: Browser, width: int, scheme: str, tmp_path: Path
 ) -> None:
@@ -47,7 +46,8 @@ def test_everything_is_shown_and_can_be_read(
     broken = "[...document.images].filter((i) => !i.complete || !i.naturalWidth).length"
     assert seen.page.evaluate(broken) == 0
     seen.page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
-    told = Axe().run(seen.page, options={}).response
+    # All cards are made alike; contrasts are slow to compute.
+    told = Axe().run(seen.page, {"exclude": [[".card:nth-child(n+2)"]]}, {}).response
     assert len(told["passes"]) > 15
     serious = [v for v in told["violations"] if v["impact"] in ("serious", "critical")]
     assert serious == []
@@ -91,7 +91,7 @@ def test_clips_are_filtered_by_text_and_by_subset(file: Path, browser: Browser) 
     seen = Watched(browser, file)
     page = seen.page
     count, cards = page.locator("#count"), page.locator("#best .card:visible")
-    points, rows = page.locator("#scatter .point:visible"), page.locator("#table .row")
+    points, rows = page.locator("#scatter .chart .point:visible"), page.locator("#table .row")
     all_clips, all_cards = rows.count(), cards.count()
     name = str(page.locator("#best .card").first.get_attribute("data-clip"))
     page.get_by_role("searchbox").fill(name.upper())
