@@ -6,7 +6,7 @@ import base64
 import hashlib
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,8 +128,8 @@ def render(options: Options, progress: Callable[[int, int], None] = lambda done,
     films = None if options.videos is None else Films(options.videos, options.blur)
     read = facts.held_out["clip"]
     some = read.iloc[np.unique(np.linspace(0, len(read) - 1, MOST_READ).round().astype(int))]
-    told = told_frames(facts, some)
-    lists = card_lists(facts, films, progress)
+    told = told_frames(facts, [*some, *(c for *_, part in choose(facts) for c in part["clip"])])
+    lists = card_lists(facts, told, films, progress)
     verdict = judge(facts)
     environment = Environment(
         loader=PackageLoader("pipeline.report", "page"),
@@ -250,39 +250,55 @@ def learning_curves(facts: Facts) -> list[Chart]:
     ]
 
 
-def card_lists(
-    facts: Facts, films: Films | None, progress: Callable[[int, int], None]
-) -> list[CardList]:
-    """Highest and lowest predictions, matching and mismatching clips, with curves and films."""
+def choose(facts: Facts) -> list[tuple[str, str, str, pd.DataFrame]]:
+    """Id, title, text and clips of each list: best and worst, matching and mismatching."""
     table = facts.held_out
     by_score = table.sort_values(["prediction", "clip"], ascending=[False, True])
     far = table.assign(far=table["error"].abs()).sort_values(["off", "far", "clip"])
-    chosen = [
+    return [
         ("best", "Ten best", "Rated highest by the model.", by_score.head(SHOWN)),
         ("worst", "Ten worst", "Rated lowest by the model.", by_score[::-1].head(SHOWN)),
-        ("matching", "Matching", "Predicted and true place among the held-out clips agree best.",
-         far.head(SHOWN)),
-        ("mismatching", "Mismatching", "Predicted and true place are farthest apart.",
-         far[::-1].head(SHOWN)),
-    ]  # fmt: skip
-    clips = list(dict.fromkeys(clip for *_, part in chosen for clip in part["clip"]))
-    curves = told_frames(facts, clips)
+        (
+            "matching",
+            "Matching",
+            "Predicted and true place among the held-out clips agree best.",
+            far.head(SHOWN),
+        ),
+        (
+            "mismatching",
+            "Mismatching",
+            "Predicted and true place are farthest apart.",
+            far[::-1].head(SHOWN),
+        ),
+    ]
+
+
+def card_lists(
+    facts: Facts,
+    told: Mapping[str, ClipFrames],
+    films: Films | None,
+    progress: Callable[[int, int], None],
+) -> list[CardList]:
+    """Put the lists together, with curves and films."""
+    lists = choose(facts)
+    clips = list(dict.fromkeys(clip for *_, part in lists for clip in part["clip"]))
     shown: dict[str, Film] = {}
-    for done, clip in enumerate(clips if films else []):
-        if films is not None and clip in curves:
-            shown[clip] = film_of(facts, films, curves[clip])
-        progress(done + 1, len(clips))
+    if films is not None:
+        for done, clip in enumerate(clips, start=1):
+            if clip in told:
+                shown[clip] = film_of(facts, films, told[clip])
+            progress(done, len(clips))
 
     def card(row: dict[str, Any]) -> Card:
-        told, film = curves.get(row["clip"]), shown.get(row["clip"])
-        if told is None:
+        frames, film = told.get(row["clip"]), shown.get(row["clip"])
+        if frames is None:
             return Card(row, None, film)
         shots = [] if film is None else [p.time for p in film.pictures]
-        return Card(row, clip_chart(told, f"Score by frame of {row['clip']}", shots), film)
+        return Card(row, clip_chart(frames, f"Score by frame of {row['clip']}", shots), film)
 
     return [
         CardList(name, title, text, [card(row) for row in _rows(part)])
-        for name, title, text, part in chosen
+        for name, title, text, part in lists
     ]
 
 

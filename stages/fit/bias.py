@@ -18,7 +18,7 @@ from stages.fit.verdict import p_value
 
 FloatArray = npt.NDArray[np.float64]
 MEASURED: tuple[Statistic, ...] = ("bias", "mae", "src")
-MOST_LEVELS = 6
+MOST_LEVELS, MOST_SUBSETS = 6, 30
 FEWEST_CLIPS, FEWEST_GROUPS = 3, 3
 NOT_ATTRIBUTES = ("clip", "score", "person", "line")
 
@@ -46,7 +46,7 @@ class Attribute:
 
     ``bias`` and ``src`` hold differences of the mean error and of SRC, first less second. p is
     corrected by Holm's method for the pairs of levels of this attribute and statistic. Levels of
-    fewer than three persons or clips are not compared.
+    fewer than three persons or clips are not compared, nor are more than six levels.
     """
 
     name: str
@@ -58,9 +58,9 @@ class Attribute:
 def level_columns(table: pd.DataFrame) -> dict[str, list[str]]:
     """Values of every column of a label table by which clips can be told apart, as words.
 
-    Words of a column stay as they are where there are 2 to 6 of them; numbers of an attribute of a
-    known name (age) are cut at their median. Other columns are left out: a count of raters or of
-    views is part of the label, and a name is not an attribute. Empty cells give "".
+    Words of a column stay as they are where there are 2 to 6 of them (subsets: to 30); numbers of
+    an attribute of a known name (age) are cut at their median. Other columns are left out: a count
+    of raters or of views is part of the label, and a name is not an attribute. Empty cells give "".
 
     Parameters
     ----------
@@ -83,7 +83,8 @@ def level_columns(table: pd.DataFrame) -> dict[str, list[str]]:
                     )
                 )
                 distinct = set(words) - {""}
-        if 2 <= len(distinct) <= MOST_LEVELS:
+        most = MOST_SUBSETS if column == "subset" else MOST_LEVELS
+        if 2 <= len(distinct) <= most:
             found[str(column)] = words.tolist()
     return found
 
@@ -145,7 +146,8 @@ def compare_levels(
                 fewest = min(fewest, groups)
         at = estimates["bias"], estimates["mae"], estimates["src"]
         levels.append(Level(word, int(within.sum()), groups, *at))
-    differences = {s: pair_differences(values[s], drawn[s], fewest) for s in values}
+    few = len(levels) <= MOST_LEVELS
+    differences = {s: pair_differences(values[s], drawn[s] if few else {}, fewest) for s in values}
     return Attribute(name, levels, differences["bias"], differences["src"])
 
 
@@ -171,5 +173,8 @@ def attribute_sentences(attribute: Attribute) -> list[str]:
                 "there is none."
             )
         if not differences:
-            sentences.append(f"Too few clips or persons to compare the {what} of levels.")
+            sentences.append(
+                f"The {what} of levels is not compared: too few clips or persons, or more "
+                "than six levels."
+            )
     return sentences

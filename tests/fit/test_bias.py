@@ -72,11 +72,21 @@ def test_levels_of_few_persons_are_shown_and_not_compared() -> None:
     found = compare_levels("kind", level, score + rng.normal(size=18), score, group, samples=200)
     assert [part.groups for part in found.levels] == [2, 3]
     assert found.bias == found.src == []
-    assert attribute_sentences(found)[0].startswith("Too few clips or persons")
+    assert attribute_sentences(found)[0].startswith("The mean error of levels is not compared")
     one = compare_levels("kind", ["x", "y", "", ""], *np.eye(2, 4), ["a", "b", "c", "d"])
     assert [part.n for part in one.levels] == [1, 1]
     assert math.isnan(one.levels[0].bias.low)
     assert math.isnan(one.levels[0].src.value)
+
+
+def test_more_than_six_subsets_are_shown_and_not_compared() -> None:
+    rng = np.random.default_rng(0)
+    level = [f"S{k % 8}" for k in range(80)]
+    assert level_columns(pd.DataFrame({"subset": level, "genre": level})) == {"subset": level}
+    group, score = [f"p{k}" for k in range(80)], rng.normal(size=80)
+    found = compare_levels("subset", level, score, score + 0.1, group, samples=100)
+    assert [part.bias.value for part in found.levels] == pytest.approx([-0.1] * 8)
+    assert found.bias == found.src == []
 
 
 def test_which_columns_tell_clips_apart() -> None:

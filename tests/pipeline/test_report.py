@@ -26,12 +26,7 @@ from stages.extract.run import ExtractOptions, extract
 from stages.fit.frames import ClipFrames
 from store.errors import FacepipeError
 from tests.testing.command import pipeline
-from tests.testing.reports import NAMES, SUBSETS, MadeRun, make_run
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, small_pack: Path) -> MadeRun:
-    return make_run(tmp_path_factory.mktemp("report"), small_pack)
+from tests.testing.reports import NAMES, SUBSETS, MadeRun
 
 
 class Elements(HTMLParser):

@@ -12,15 +12,14 @@ from playwright.sync_api import Browser, expect
 
 from pipeline.report.page import SECTIONS, Options, write_report
 from tests.testing.browser import Watched, running
-from tests.testing.reports import SUBSETS, make_run
+from tests.testing.reports import SUBSETS, MadeRun
 
 
 @pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory, small_pack: Path) -> Path:
-    home = tmp_path_factory.mktemp("report")
-    made = make_run(home, small_pack)
-    write_report(Options(made.run, videos=made.videos), home / "report.html")
-    return home / "report.html"
+def file(made: MadeRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    page = tmp_path_factory.mktemp("page") / "report.html"
+    write_report(Options(made.run, videos=made.videos), page)
+    return page
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ for (const svg of document.querySelectorAll(".chart")) {
   const shown = (k) => !points.length || !points[k].classList.contains("gone");
   const order = tips.map((_, k) => k).sort((a, b) => tips[a][0] - tips[b][0]);
   let at = -1;
-  svg.addEventListener("pointermove", (event) => {
+  const answer = (event) => {
     const place = new DOMPoint(event.clientX, event.clientY)
       .matrixTransform(svg.getScreenCTM().inverse());
     let best = -1, least = svg.dataset.by === "point" ? 30 : Infinity;
@@ -38,7 +38,9 @@ for (const svg of document.querySelectorAll(".chart")) {
       if (far < least && shown(k)) { least = far; best = k; }
     });
     if (best < 0) hush(svg); else say(svg, ...tips[best]);
-  });
+  };
+  svg.addEventListener("pointermove", answer);
+  svg.addEventListener("pointerdown", answer); // a finger does not hover
   svg.addEventListener("pointerleave", () => hush(svg));
   svg.addEventListener("blur", () => hush(svg));
   svg.addEventListener("keydown", (event) => {
