@@ -24,8 +24,12 @@ PLOTTED = {
 
 @dataclass(frozen=True)
 class Attention:
-    """``links``: rank correlations of attention with each measure; ``words``; and charts."""
+    """``links``: rank correlations of attention with each measure; ``words``; and charts.
 
+    Over ``clips`` clips.
+    """
+
+    clips: int
     links: list[Link]
     words: list[str]
     charts: list[Chart]
@@ -70,7 +74,7 @@ def attend(facts: Facts, told: Mapping[str, ClipFrames]) -> Attention | None:
     for name, label in PLOTTED.items():
         drawn = _binned(name, label, np.concatenate([getattr(g, name) for g in geometry]), flat)
         charts += [] if drawn is None else [drawn]
-    return Attention(links, explain_sentences(links), charts)
+    return Attention(len(here), links, explain_sentences(links), charts)
 
 
 def _binned(

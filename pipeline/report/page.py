@@ -7,6 +7,7 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Mapping
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,11 @@ def write_report(
 def render(options: Options, progress: Callable[[int, int], None] = lambda done, of: None) -> str:
     """Return the page as text, see write_report."""
     facts = read_facts(options.run, options.store)
+    with nullcontext() if facts.source is None else closing(facts.source):
+        return _render(options, facts, progress)
+
+
+def _render(options: Options, facts: Facts, progress: Callable[[int, int], None]) -> str:
     if options.videos is not None and facts.source is None:
         raise ReportError(
             f"{facts.store_path}: there is no store, and frames are shown by what it says of them",
@@ -164,9 +170,8 @@ def render(options: Options, progress: Callable[[int, int], None] = lambda done,
         scores=score_distribution(facts),
         learning=learning_curves(facts),
         lists=lists,
-        attention=attend(facts, told),
+        attention=attend(facts, {clip: told[clip] for clip in some if clip in told}),
         attention_notes=ATTENTION_NOTES,
-        attended=len(told),
         attributes=judge_attributes(facts),
         quality=None if facts.source is None else quality.look(facts.source),
         rows=_rows(facts.held_out.head(MOST_ROWS)),
