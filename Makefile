@@ -9,7 +9,7 @@ STAMP := .venv/.installed
 # One thread a process: workers are one a core, and the nets are small.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test test-gpu lint bench-extract bench-load bench-store bench-science clean
+.PHONY: setup chromium demo test test-gpu lint bench-extract bench-load bench-store bench-science clean
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -23,7 +23,17 @@ $(STAMP): pyproject.toml
 demo: setup
 	$(BIN)/pipeline demo
 
-test: setup
+# The tests open the report in a real browser.
+CHROMIUM = for name in chromium chromium-browser google-chrome; do \
+	command -v $$name >/dev/null && exit 0; done; exit 1
+
+chromium:
+	@($(CHROMIUM)) || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+	&& apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y \
+	--no-install-recommends chromium; } || \
+	{ echo 'The tests need Chromium: sudo apt-get install chromium, or your system'"'"'s way.' >&2; exit 1; }
+
+test: setup chromium
 	$(BIN)/python -m pytest -n auto -m "not gpu" --cov --cov-report=term --cov-fail-under=85
 
 test-gpu: setup

@@ -12,6 +12,7 @@ from pipeline.commands import packs_app, store_app
 from pipeline.errors import run_reporting
 from pipeline.label_commands import labels_app
 from pipeline.model_commands import models
+from pipeline.report_commands import report
 from stages.extract.device import Device, Precision
 from stages.extract.recipe import WhichFaces
 
@@ -27,6 +28,7 @@ app.add_typer(store_app, name="store")
 app.add_typer(labels_app, name="labels")
 evaluate_commands.add_to(app)
 app.command()(models)
+app.command()(report)
 
 DEFAULT_STORE = Path("features.store")
 DEFAULT_RUNS = Path("runs")
@@ -40,6 +42,10 @@ DeviceOption = Annotated[
 ]
 Workers = Annotated[int | None, typer.Option(min=1, help="Worker processes. [default: one a core]")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+PerFrame = Annotated[
+    Path | None,
+    typer.Option(help="Folder for a CSV a clip: each frame's attention, score, part in the score."),
+]
 
 
 def _version(wanted: bool) -> None:
@@ -176,6 +182,7 @@ def fit(
         list[str] | None,
         typer.Option("--set", help="A setting, as key=value; may be given several times."),
     ] = None,
+    per_frame: PerFrame = None,
     json: Json = False,
 ) -> None:
     """Train a temporal model on a store and measure it on people it has not seen.
@@ -189,7 +196,7 @@ def fit(
     chosen = settings or []
     if normalise is not evaluate_commands.Normalise.NONE:
         chosen = [*chosen, f"normalise={normalise}"]
-    fitted = fit_model(model, source, labels, run, chosen, DEFAULT_RUNS)
+    fitted = fit_model(model, source, labels, run, chosen, DEFAULT_RUNS, per_frame=per_frame)
     if json:
         console.emit(fitted.to_dict())
     else:
@@ -211,6 +218,7 @@ def score(
     ] = None,
     device: DeviceOption = Device.AUTO,
     workers: Workers = None,
+    per_frame: PerFrame = None,
     json: Json = False,
 ) -> None:
     """Score new videos with a fitted model: one row for every file, also those without a score.
@@ -230,6 +238,7 @@ def score(
             out,
             store is not None,
             pack,
+            per_frame,
             console.note,
             progress.started,
             progress.finished,

@@ -152,8 +152,8 @@ def epoch_progress(total: int) -> Iterator[Any]:
 
 
 @contextmanager
-def fold_progress() -> Iterator[Any]:
-    """Show a bar on stderr while folds are fitted; yields the callback for each."""
+def fold_progress(first: str = "folds") -> Iterator[Any]:
+    """Show a bar on stderr while folds are fitted, or other steps; yields the callback for each."""
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -162,7 +162,7 @@ def fold_progress() -> Iterator[Any]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=err, transient=True) as progress:
-        task = progress.add_task("folds", total=None)
+        task = progress.add_task(first, total=None)
 
         def fold(name: str, done: int, total: int) -> None:
             progress.update(task, description=name, completed=done, total=total)

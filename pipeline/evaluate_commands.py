@@ -92,6 +92,14 @@ def evaluate(
     attributes: Attributes = None,
     settings: Settings = None,
     jobs: Jobs = 1,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Correlate attention with yaw, roll, mouth and smile."),
+    ] = False,
+    per_frame: Annotated[
+        Path | None,
+        typer.Option(help="Folder for a CSV a clip: what each network says of every frame."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Measure models by repeated grouped K-fold, beside the baselines that any must beat.
@@ -103,7 +111,17 @@ def evaluate(
     design = _design(store, labels, folds, repeats, group, normalise, attributes)
     names = [name.strip() for name in models.split(",") if name.strip()]
     with console.fold_progress() as progress:
-        evaluated = run(design, names, out, settings or [], jobs, console.note, progress)
+        evaluated = run(
+            design,
+            names,
+            out,
+            settings or [],
+            jobs,
+            console.note,
+            progress,
+            explained=explain,
+            per_frame=per_frame,
+        )
     _show(evaluated, json)
 
 
@@ -158,6 +176,7 @@ def _design(
 def _show(evaluated: Evaluated, json: bool) -> None:
     """Print All, in a table and in words, or everything as JSON."""
     from stages.fit.compare import ALL
+    from stages.fit.explain import explain_sentences
     from stages.fit.report import REPORT, estimate_text
     from stages.fit.verdict import difference_sentences, subset_sentences
 
@@ -170,6 +189,14 @@ def _show(evaluated: Evaluated, json: bool) -> None:
                 "rows": [_told(row) for row in comparison.rows],
                 "raw_score_rows": [_told(row) for row in comparison.raw],
                 "differences": [_finite(vars(d)) for d in comparison.differences],
+                "explain": [
+                    {
+                        **vars(link),
+                        "within": _finite(vars(link.within)),
+                        "pooled": _finite(vars(link.pooled)),
+                    }
+                    for link in evaluated.links
+                ],
             }
         )
         return
@@ -186,6 +213,7 @@ def _show(evaluated: Evaluated, json: bool) -> None:
     for sentence in [
         *subset_sentences(comparison, ALL),
         *difference_sentences(comparison, evaluated.asked),
+        *explain_sentences(evaluated.links),
     ]:
         console.result(sentence)
     console.result(f"report: {evaluated.folder / REPORT}")

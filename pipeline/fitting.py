@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline import console
 from stages.fit.config import FitConfig, apply_overrides
+from stages.fit.frames import csv_writer
 from stages.fit.labels import LabelError
 from stages.fit.metrics import Metrics
 from stages.fit.run import BASELINE, FitResult, raw_metrics
@@ -45,12 +46,13 @@ def fit_model(
     settings: Sequence[str],
     runs: Path,
     overwrite: bool = False,
+    per_frame: Path | None = None,
 ) -> Fitted:
     """Fit a model, on one store or on several read as one, with a progress bar.
 
     Raises
     ------
-    StoreError, LabelError, ConfigError, SplitError, ModelError, RunError
+    StoreError, LabelError, ConfigError, SplitError, ModelError, RunError, FrameWriteError
     """
     config = apply_overrides(FitConfig(model=model), settings)
     if not labels.is_file():
@@ -59,8 +61,11 @@ def fit_model(
             "write one line for each clip of the store, or name the file with --labels",
         )
     target = run or runs / f"{model}-{datetime.now():%Y%m%d-%H%M%S}"
+    take = None if per_frame is None else csv_writer(per_frame)
     with console.epoch_progress(config.train.epochs) as epoch:
-        result = run_fit(store, labels, target, config, console.note, epoch, overwrite=overwrite)
+        result = run_fit(
+            store, labels, target, config, console.note, epoch, overwrite=overwrite, take=take
+        )
     return Fitted(result, config)
 
 

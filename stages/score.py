@@ -16,6 +16,7 @@ from stages.extract.device import Precision
 from stages.extract.errors import PackError
 from stages.extract.inputs import find_clips
 from stages.extract.run import ExtractOptions, Summary, extract, open_pack
+from stages.fit.frames import ClipFrames, csv_writer
 from stages.fit.run import load_run
 from store.errors import FacepipeError
 from store.schema import ClipRecord, Status
@@ -45,6 +46,7 @@ def score(
     out: Path,
     keep_store: bool,
     pack: str | None = None,
+    per_frame: Path | None = None,
     echo: Callable[[str], None] = lambda line: None,
     started: Callable[[Summary], None] = lambda summary: None,
     finished: Callable[[ClipRecord, Summary], None] = lambda record, summary: None,
@@ -66,12 +68,14 @@ def score(
         not, they go to a temporary store.
     pack : str, optional
         Name or folder of the run's pack; by the name that the run noted if not given.
+    per_frame : Path, optional
+        A folder that gets one CSV for every clip that has a score, see fit.frames.ClipFrames.
     echo, started, finished : callable
         As for `stages.extract.run.extract`.
 
     Raises
     ------
-    RunError, InputError, PackError, DeviceError, StoreError, ScoreError
+    RunError, InputError, PackError, DeviceError, StoreError, ScoreError, FrameWriteError
     """
     run = load_run(run_dir)
     made_with = run.provenance["store"]
@@ -79,7 +83,8 @@ def score(
         raise ScoreError(
             f"{out}: the folder {out.parent} does not exist", "make it, or change --out"
         )
-    opened_pack = _pack_of(made_with["pack"], pack, echo)
+    write = None if per_frame is None else csv_writer(per_frame)  # before an hour of extraction
+    opened_pack = pack_of(made_with["pack"], pack, echo)
     recipe = made_with["recipe"]
     options = replace(
         options,
@@ -103,14 +108,20 @@ def score(
         opened = store.open(options.store)
         wanted = [source.clip for source in find_clips(options.videos)]
         records = {record.clip: record for record in opened.records() if record.track == 0}
-        predicted = run.predict(options.store)
+        chosen = set(wanted)
+
+        def take(frames: ClipFrames) -> None:
+            if write is not None and frames.clip in chosen:
+                write(frames)
+
+        predicted = run.predict_from(opened, None if write is None else take)
         scores = dict(zip(predicted["clip"], predicted["score"], strict=True))
     table = pd.DataFrame([_row(clip, records[clip], scores) for clip in wanted], columns=COLUMNS)
     _write(table, out)
     return ScoreResult(out, table, summary)
 
 
-def _pack_of(saved: dict[str, str], place: str | None, echo: Callable[[str], None]) -> packs.Pack:
+def pack_of(saved: dict[str, str], place: str | None, echo: Callable[[str], None]) -> packs.Pack:
     """Open the pack that a run's features came from, by its name or where it is said to be."""
     if place is None and saved["name"] not in {info.name for info in packs.known()}:
         raise PackError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pipeline.demo.motion import describe_label
 from pipeline.demo.render import render_clips
 from pipeline.demo.sources import fetch_clips, fetch_photos
 from pipeline.fitting import Fitted, fit_model
+from pipeline.report.page import Options, write_report
 from stages import score as scoring
 from stages.extract import packs
 from stages.extract.run import ExtractOptions, Summary, extract
@@ -31,7 +33,7 @@ def run_demo(folder: Path, seed: int) -> dict[str, Any]:
     ----------
     folder : Path
         Gets ``real_clips`` and ``photos``, and ``seed-N`` with ``videos``, ``features.store``,
-        ``run`` and ``scores.csv``.
+        ``run``, ``scores.csv`` and ``report.html``.
     seed : int
         Of the rendered clips, of the split and of the training.
 
@@ -78,6 +80,13 @@ def run_demo(folder: Path, seed: int) -> dict[str, Any]:
             finished=progress.finished,
         )
     clock.lap("score")
+    with console.fold_progress("report") as step:
+        write_report(
+            Options(home / "run", [str(home / "features.store")], videos),
+            home / "report.html",
+            partial(step, "filmstrips"),
+        )
+    clock.lap("report")
     return _told(fitted, summary, home, scoring.scored(scored.table), clock.seconds)
 
 
@@ -121,6 +130,7 @@ def _told(
         "store": str(summary.store),
         "run": str(fitted.result.run_dir),
         "scores": str(home / "scores.csv"),
+        "report": str(home / "report.html"),
         "real_clips_scored": scored,
         "seconds": seconds,
     }
@@ -141,7 +151,7 @@ def show_demo(told: dict[str, Any]) -> None:
         rows,
     )
     console.result(told["label"])
-    for name in ("videos", "store", "run", "scores"):
+    for name in ("videos", "store", "run", "scores", "report"):
         console.result(f"{name}: {told[name]}")
     console.result(
         f"{told['real_clips_scored']} real clips scored; on them the score means just as little"

@@ -93,17 +93,32 @@ def prepare(
     ClipData
         With copies, never views: a view would keep the block alive that it was read with.
     """
-    index: Any = slice(None) if fps is None else resample_indices(timestamp, fps)
-    frames = len(valid) if fps is None else len(index)
-    if max_frames is not None and frames > max_frames:
-        first = (frames - max_frames) // 2
-        middle = slice(first, first + max_frames)
-        index = middle if fps is None else index[middle]
+    index = frames_read(timestamp, fps, max_frames)
     points = normalise_landmarks(landmark, valid, landmarks)
     kept = np.array(valid[index])
     features = np.array(appearance[index])
     features[~kept] = 0
     return ClipData(clip, features, np.array(points[index]), kept, np.array(timestamp[index]))
+
+
+def frames_read(
+    timestamp: npt.NDArray[np.float64], fps: float | None, max_frames: int | None
+) -> Any:
+    """Which of a clip's frames a model reads, and in which order: a slice or (m,) indices.
+
+    Parameters
+    ----------
+    timestamp : (n,) float64 s
+    fps, max_frames
+        As for ``prepare``.
+    """
+    index: Any = slice(None) if fps is None else resample_indices(timestamp, fps)
+    frames = len(timestamp) if fps is None else len(index)
+    if max_frames is not None and frames > max_frames:
+        first = (frames - max_frames) // 2
+        middle = slice(first, first + max_frames)
+        index = middle if fps is None else index[middle]
+    return index
 
 
 def resample_indices(timestamp: npt.NDArray[np.float64], fps: float) -> npt.NDArray[np.intp]:

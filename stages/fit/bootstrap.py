@@ -1,4 +1,4 @@
-"""Intervals of SRC, PC, MAE and RMSE by a bootstrap that draws whole groups, all draws at once.
+"""Intervals of SRC, PC and errors by a bootstrap that draws whole groups, all draws at once.
 
 How the interval is made, and why it is not the percentile one: see `interval`.
 """
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy import stats
 
 FloatArray = npt.NDArray[np.float64]
-Statistic = Literal["src", "pc", "mae", "rmse"]
+Statistic = Literal["src", "pc", "mae", "rmse", "bias"]
 STATISTICS: tuple[Statistic, ...] = ("src", "pc", "mae", "rmse")
 CELLS = 2_000_000  # numbers in one array of draws x clips: 16 MB
 
@@ -93,10 +93,16 @@ def _rmse(p: FloatArray, g: FloatArray, weights: FloatArray) -> FloatArray:
     return values
 
 
+def _bias(p: FloatArray, g: FloatArray, weights: FloatArray) -> FloatArray:
+    values: FloatArray = weights @ (p - g) / weights.sum(axis=1)
+    return values
+
+
 _OF: dict[Statistic, Callable[[FloatArray, FloatArray, FloatArray], FloatArray]] = {
     "pc": _pc,
     "mae": _mae,
     "rmse": _rmse,
+    "bias": _bias,
 }
 
 
@@ -108,24 +114,32 @@ def draws(
     *,
     samples: int = 2000,
     seed: int = 0,
+    within: npt.NDArray[np.bool_] | None = None,
 ) -> FloatArray:
     """Values of one statistic in ``samples`` draws of whole groups.
 
     Parameters
     ----------
-    statistic : "src", "pc", "mae" or "rmse"
+    statistic : "src", "pc", "mae", "rmse" or "bias"
+        ``bias`` is the mean error, prediction less score.
     prediction, score : (n,) or (R, n) float, finite
         With R rows (repeats of a cross-validation) a draw's value is the mean over them.
     code : (n,) int
         Groups numbered from 0.
+    within : (n,) bool, optional
+        Take the statistic over these clips alone; all groups are drawn, so that draws of two parts
+        of the clips belong together.
 
     Returns
     -------
     (samples,) float64, NaN in draws in which the statistic is not defined
     """
     p, g = np.atleast_2d(prediction), np.atleast_2d(score)
+    chosen = np.ones(len(code), bool) if within is None else within
+    p, g = p[:, chosen], g[:, chosen]
     blocks = []
-    for weights in draw_weights(code, samples, seed):
+    for drawn in draw_weights(code, samples, seed):
+        weights = drawn[:, chosen]
         values: list[FloatArray] = []
         ranked: tuple[FloatArray, FloatArray] | None = None
         for x, y in zip(p, g, strict=True):
@@ -134,7 +148,8 @@ def draws(
                     ranked = y, _ranks(y, weights)
                 values.append(_rank_correlation(_ranks(x, weights), ranked[1], weights))
             else:
-                values.append(_OF[statistic](x, y, weights))
+                with np.errstate(invalid="ignore"):  # NaN where a draw has none of ``within``
+                    values.append(_OF[statistic](x, y, weights))
         blocks.append(np.mean(values, axis=0))
     return np.concatenate(blocks)
 
@@ -165,7 +180,7 @@ def interval(
 
     Parameters
     ----------
-    statistic : "src", "pc", "mae", "rmse" or "difference"
+    statistic : "src", "pc", "mae", "rmse", "bias" or "difference"
         Decides the scale.
     estimate : float
     values : (samples,) float
@@ -184,7 +199,7 @@ def interval(
     if math.isnan(estimate) or groups < 2 or len(finite) <= len(values) / 2:
         return math.nan, math.nan
     width = float(stats.t.ppf(0.5 + confidence / 2, groups - 1)) * float(finite.std())
-    if statistic == "difference":
+    if statistic in ("difference", "bias"):
         return estimate - width, estimate + width
     if statistic in ("mae", "rmse"):
         width *= math.sqrt(groups / (groups - 1))

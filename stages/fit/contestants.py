@@ -49,6 +49,11 @@ class Contestant:
         """Its name as a folder's."""
         return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
 
+    @property
+    def tells_frames(self) -> bool:
+        """Whether what it says of frames is kept: it is a network, and they are in order."""
+        return self.kind == "network" and not self.shuffled
+
     def in_disorder(self) -> Contestant:
         """Itself on shuffled frames."""
         return Contestant(self.name + SHUFFLED, self.kind, self.config, True)

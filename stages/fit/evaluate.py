@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,14 @@ import numpy.typing as npt
 from stages.fit.compare import Comparison, compare
 from stages.fit.config import FitConfig, apply_overrides
 from stages.fit.contestants import Contestant, choose_contestants
+from stages.fit.explain import (
+    Link,
+    explain,
+    explain_text,
+    told_frames,
+    write_frames,
+    write_links,
+)
 from stages.fit.report import (
     REPORT,
     check_folder,
@@ -38,6 +46,8 @@ class Evaluated:
         Names of the contestants that are compared with everyone else.
     predictions : dict of (repeats, n) float64
     study : Study
+    links : list of Link
+        What attention goes with; empty unless that was asked for.
     """
 
     folder: Path
@@ -45,6 +55,7 @@ class Evaluated:
     asked: list[str]
     predictions: dict[str, npt.NDArray[np.float64]]
     study: Study
+    links: list[Link] = field(default_factory=list)
 
 
 def evaluate(
@@ -55,6 +66,9 @@ def evaluate(
     jobs: int = 1,
     echo: Echo = lambda _: None,
     progress: FoldDone = lambda _name, _done, _all: None,
+    *,
+    explained: bool = False,
+    per_frame: Path | None = None,
 ) -> Evaluated:
     """Measure models by repeated grouped K-fold and write a folder of results.
 
@@ -78,16 +92,36 @@ def evaluate(
         Gets what there is to say about labels and groups, one line each.
     progress : callable
         Gets a contestant's name, how many folds are done, and of how many.
+    explained : bool
+        Correlate networks' out-of-fold attention with pose and expression: explain.csv, and a
+        section of the report.
+    per_frame : Path, optional
+        A folder that gets what networks say of every frame out of fold, one CSV a clip, below
+        MODEL/repeatK.
 
     Raises
     ------
-    StoreError, LabelError, ConfigError, ModelError, SplitError, PersonsError, StudyError
+    StoreError, LabelError, ConfigError, ModelError, SplitError, PersonsError, StudyError,
+    FrameWriteError
     """
     base = apply_overrides(FitConfig(), [t for t in settings if not t.strip().startswith("model.")])
     study = open_study(design, base, echo)
     contestants = choose_contestants(names, settings, study.attributes)
-    evaluated = run_study(study, contestants, list(names), folder, base, jobs, progress)
-    text = report_text(study, evaluated.comparison, evaluated.asked, "Evaluation")
+    framed = explained or per_frame is not None
+    evaluated = run_study(
+        study, contestants, list(names), folder, base, jobs, progress, frames=framed
+    )
+    told = told_frames(study, contestants, folder) if framed else {}
+    if per_frame is not None:
+        write_frames(per_frame, contestants, told)
+    section = ""
+    if explained:
+        links = explain(study, told, samples=base.bootstrap)
+        write_links(folder, links)
+        with_attention = {link.contestant for link in links}
+        section = explain_text(links, [name for name in names if name not in with_attention])
+        evaluated = replace(evaluated, links=links)
+    text = report_text(study, evaluated.comparison, evaluated.asked, "Evaluation", after=section)
     write_text(folder / REPORT, text)
     return evaluated
 
@@ -112,6 +146,7 @@ def run_study(
     base: FitConfig,
     jobs: int = 1,
     progress: FoldDone = lambda _name, _done, _all: None,
+    frames: bool = False,
 ) -> Evaluated:
     """Fit every contestant in every fold that is missing, and write all tables but the report."""
     check_folder(
@@ -131,7 +166,7 @@ def run_study(
         count += 1
         progress(task[0].name, count, total)
 
-    predictions = run_folds(study, contestants, folder, jobs, done)
+    predictions = run_folds(study, contestants, folder, jobs, done, frames)
     folds = study.grouping.folds
     target = np.empty(folds.shape)
     for repeat in range(len(folds)):

@@ -12,6 +12,7 @@ import numpy as np
 from stages.fit import models
 from stages.fit.batches import ClipData
 from stages.fit.config import FitConfig
+from stages.fit.frames import FrameSink
 from stages.fit.loader import ClipLoader
 from stages.fit.trainer import (
     LabelScale,
@@ -74,11 +75,13 @@ def predict_scores(
     loaders: Iterable[ClipLoader],
     label: LabelScale,
     config: FitConfig,
+    frames: FrameSink | None = None,
 ) -> dict[str, float]:
-    """Predictions by clip id, in label units."""
+    """Predictions by clip id, in label units; ``frames`` gets those of the frames."""
+    watch = None if frames is None else frames.watch(label)
     found: dict[str, float] = {}
     for loader in loaders:
-        clips, p, _ = predict(model, loader, config.train.batch_size)
+        clips, p, _ = predict(model, loader, config.train.batch_size, watch)
         found |= zip(clips, (p.double() * label.sd + label.mean).tolist(), strict=True)
     return found
 

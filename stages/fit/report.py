@@ -134,9 +134,17 @@ def rows_table(rows: Sequence[Row], errors: bool = True) -> str:
 
 
 def report_text(
-    study: Study, comparison: Comparison, asked: Sequence[str], title: str, lead: str = ""
+    study: Study,
+    comparison: Comparison,
+    asked: Sequence[str],
+    title: str,
+    lead: str = "",
+    after: str = "",
 ) -> str:
-    """Return the report in Markdown: the data, a table for All and each subset, and verdicts."""
+    """Return the report in Markdown: the data, a table for All and each subset, and verdicts.
+
+    ``lead`` and ``after``: Markdown that stands before and behind the tables.
+    """
     design = study.design
     groups = comparison.of(ALL)[0].groups
     parts = [
@@ -168,6 +176,8 @@ def report_text(
                 rows_table(comparison.of(subset, raw=True), False),
                 " ".join(subset_sentences(comparison, subset, raw=True)),
             ]
+    if after:
+        parts.append(after)
     return "\n\n".join([*parts, "## How to read this", NOTES]) + "\n"
 
 

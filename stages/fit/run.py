@@ -19,16 +19,22 @@ from stages.fit import models
 from stages.fit.baselines import time_average_ridge
 from stages.fit.config import FitConfig
 from stages.fit.fitting import predict_scores, refit_network, train_network
+from stages.fit.frames import ClipFrames
 from stages.fit.labels import Labels, read_labels
 from stages.fit.loader import Budget, ClipLoader
 from stages.fit.metrics import Metrics, measure
 from stages.fit.protocol import PARTS, split_groups
 from stages.fit.run_folder import (
+    EPOCHS,
+    LABELS,
     METRICS,
+    PREDICTIONS,
     PROVENANCE,
+    SPLIT,
     Run,
     RunError,
     check_new,
+    frame_sink,
     load_run,
     make_loader,
     new_run_folder,
@@ -88,6 +94,7 @@ def fit(
     progress: Progress | None = None,
     *,
     overwrite: bool = False,
+    take: Callable[[ClipFrames], None] | None = None,
 ) -> FitResult:
     """Fit a model on the labelled clips of a store, test it on held-out groups, save a run.
 
@@ -106,6 +113,9 @@ def fit(
         Gets the label file's warnings and notes, and the split, one line each.
     progress : callable, optional
         Gets every epoch's row: epoch, train_loss, val_mse, val_src, lr.
+    take : callable, optional
+        Gets what the model says of the frames of every labelled clip, as the predictions that are
+        written are made: those of validation clips by the network that had not seen them.
 
     Raises
     ------
@@ -121,6 +131,7 @@ def fit(
         echo,
         progress,
         overwrite,
+        take,
     )
 
 
@@ -133,6 +144,7 @@ def fit_from(
     echo: Callable[[str], None],
     progress: Progress | None,
     overwrite: bool,
+    take: Callable[[ClipFrames], None] | None = None,
 ) -> FitResult:
     """``fit`` on a store that is open already."""
     target = Path(run_dir)
@@ -172,7 +184,8 @@ def fit_from(
         model, options, result = train_network(
             config, loaders["train"], loaders["val"], longest, config.seed, progress
         )
-        predictions = predict_scores(model, loaders.values(), label, config)
+        frames = None if take is None else frame_sink(source, spans, config, take)
+        predictions = predict_scores(model, loaders.values(), label, config, frames)
         rival = time_average_ridge([loaders["train"], loaders["val"]], loaders["test"])
         if config.train.refit:
             echo(f"training again on train and val together, {result.best_epoch} epochs")
@@ -182,7 +195,7 @@ def fit_from(
             model = refit_network(config, options, both, result.best_epoch, config.seed)
             # The validation part keeps the predictions of the network that had not seen it.
             seen_and_test = [loaders["train"], loaders["test"]]
-            predictions |= predict_scores(model, seen_and_test, label, config)
+            predictions |= predict_scores(model, seen_and_test, label, config, frames)
         rival_score = dict(zip(rival.clips, rival.prediction * label.sd + label.mean, strict=True))
         table["prediction"] = table["clip"].map(predictions)
         table[BASELINE] = table["clip"].map(rival_score)
@@ -210,6 +223,7 @@ def fit_from(
                 **raw_metrics(raw),
             },
         )
+        write_csv(labels.frame.drop(columns="line"), folder / LABELS)
         _tables(folder, table, result)
     return FitResult(
         target,
@@ -245,10 +259,10 @@ def _measure(table: pd.DataFrame, column: str, against: str, config: FitConfig) 
 
 
 def _tables(folder: Path, table: pd.DataFrame, result: TrainResult) -> None:
-    write_csv(table[["clip", "group", "part"]], folder / "split.csv")
+    write_csv(table[["clip", "group", "part"]], folder / SPLIT)
     columns = ["clip", "subset", "part", "score", "target", "prediction", BASELINE]
-    write_csv(table[columns], folder / "predictions.csv")
-    write_csv(pd.DataFrame(result.epochs), folder / "epochs.csv")
+    write_csv(table[columns], folder / PREDICTIONS)
+    write_csv(pd.DataFrame(result.epochs), folder / EPOCHS)
 
 
 def _provenance(source: FeatureStore, store_path: StorePath, labels: Labels) -> dict[str, object]:

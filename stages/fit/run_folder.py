@@ -19,12 +19,14 @@ from safetensors.torch import load_file, save_file
 
 import store
 from stages.fit import models
-from stages.fit.batches import ClipData
+from stages.fit.batches import ClipData, collate, prepare
 from stages.fit.config import FitConfig, validate
+from stages.fit.frames import ClipFrames, FrameSink
 from stages.fit.loader import Budget, ClipLoader
 from stages.fit.spans import ClipSpan, FeatureStore, check_arrays, clip_spans
 from stages.fit.trainer import LabelScale, predict
 from store.errors import FacepipeError, StoreMismatchError
+from store.schema import ClipRows
 
 RUN_FORMAT = 1
 WEIGHTS, CONFIG, PROVENANCE, METRICS = (
@@ -33,6 +35,7 @@ WEIGHTS, CONFIG, PROVENANCE, METRICS = (
     "provenance.json",
     "metrics.json",
 )
+LABELS, SPLIT, PREDICTIONS, EPOCHS = "labels.csv", "split.csv", "predictions.csv", "epochs.csv"
 
 
 class RunError(FacepipeError, ValueError):
@@ -129,8 +132,9 @@ def save_model(
 class Run:
     """A fitted model that can score; made by ``load_run``.
 
-    ``config`` is what it was fitted with, ``label`` turns its output into label units, and
-    ``provenance`` and ``metrics`` are the files of those names.
+    ``config`` is what it was fitted with, ``label`` turns its output into label units,
+    ``provenance`` and ``metrics`` are the files of those names, and ``best_epoch`` is the one whose
+    weights the validation clips chose.
     """
 
     folder: Path
@@ -139,6 +143,7 @@ class Run:
     label: LabelScale
     provenance: dict[str, Any]
     metrics: dict[str, Any]
+    best_epoch: int
 
     def check_store(self, provenance: Mapping[str, Any]) -> None:
         """Raise StoreMismatchError unless features came from the pack that this run learnt from.
@@ -156,30 +161,40 @@ class Run:
             )
 
     def predict(
-        self, store_path: str | os.PathLike[str] | Sequence[Path] | list[str]
+        self,
+        store_path: str | os.PathLike[str] | Sequence[Path] | list[str],
+        take: Callable[[ClipFrames], None] | None = None,
     ) -> pd.DataFrame:
         """Score every clip of a store that shows a face: clip, score, frames, valid_frames.
 
-        In the store's row order; scores in label units. Several stores are read as one.
+        In the store's row order; scores in label units. Several stores are read as one. ``take``
+        gets what the model says of every clip's frames.
 
         Raises
         ------
         StoreMismatchError
             Features of another pack.
         """
-        return self.predict_from(store.open(store_path))
+        return self.predict_from(store.open(store_path), take)
 
-    def predict_from(self, source: FeatureStore) -> pd.DataFrame:
+    def predict_from(
+        self, source: FeatureStore, take: Callable[[ClipFrames], None] | None = None
+    ) -> pd.DataFrame:
         """``predict`` on a store that is open already."""
         self.check_store(source.provenance)
-        spans = list(clip_spans(source).values())
+        by_clip = clip_spans(source)
+        spans = list(by_clip.values())
         columns = ["clip", "score", "frames", "valid_frames"]
         if not spans:
             return pd.DataFrame(columns=columns)
         loader = make_loader(source, spans, {}, self.config)
-        clips, prediction, _ = predict(self.model, loader, self.config.train.batch_size)
+        watch = (
+            None
+            if take is None
+            else frame_sink(source, by_clip, self.config, take).watch(self.label)
+        )
+        clips, prediction, _ = predict(self.model, loader, self.config.train.batch_size, watch)
         score = prediction.double().numpy() * self.label.sd + self.label.mean
-        by_clip = {s.clip: s for s in spans}
         return pd.DataFrame(
             {
                 "clip": clips,
@@ -189,6 +204,27 @@ class Run:
             },
             columns=columns,
         )
+
+    def predict_rows(self, rows: ClipRows) -> float:
+        """Score one clip from rows as a store holds them, in label units.
+
+        At least one of them valid. The very code that scores clips of a store.
+        """
+        config = self.config
+        features = rows.appearance if config.stream == "appearance" else rows.embedding
+        clip = prepare(
+            "",
+            features,
+            rows.landmark,
+            rows.valid,
+            rows.timestamp,
+            landmarks=config.landmarks,
+            fps=config.fps,
+            max_frames=config.max_frames,
+        )
+        batch = collate([clip], {})
+        told = self.model.predict(batch.appearance, batch.landmark, batch.mask, batch.timestamp)
+        return float(told.score[0].double()) * self.label.sd + self.label.mean
 
 
 def make_loader(
@@ -222,6 +258,16 @@ def make_loader(
     )
 
 
+def frame_sink(
+    source: FeatureStore,
+    spans: Mapping[str, ClipSpan],
+    config: FitConfig,
+    take: Callable[[ClipFrames], None],
+) -> FrameSink:
+    """Return the FrameSink that goes with ``make_loader``."""
+    return FrameSink(source, spans, config.fps, config.max_frames, take)
+
+
 def _pack(provenance: Mapping[str, Any]) -> tuple[str, str]:
     pack = provenance.get("pack", {})
     return str(pack.get("name", "unknown")), str(pack.get("fingerprint", "unknown"))
@@ -251,6 +297,7 @@ def load_run(run_dir: str | os.PathLike[str]) -> Run:
         config = validate(meta["config"])
         name, options = str(meta["model"]["name"]), dict(meta["model"]["options"])
         label = LabelScale(float(meta["label"]["mean"]), float(meta["label"]["sd"]))
+        best_epoch = int(meta["best_epoch"])
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"{folder / CONFIG} is incomplete ({error})", "fit again") from None
     model = models.create(name, **options)
@@ -265,7 +312,7 @@ def load_run(run_dir: str | os.PathLike[str]) -> Run:
     if not all(bool(torch.isfinite(t).all()) for t in model.state_dict().values()):
         raise RunError(f"{folder / WEIGHTS} holds weights that are not finite", "fit again")
     model.eval()
-    return Run(folder, model, config, label, provenance, metrics)
+    return Run(folder, model, config, label, provenance, metrics, best_epoch)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -26,11 +26,12 @@ from stages.fit.contestants import (
 )
 from stages.fit.fitting import predict_scores, refit_network, shuffle_frames, train_network
 from stages.fit.folds import inner_split
+from stages.fit.frames import ClipFrames, load_frames, save_frames
 from stages.fit.grouping import GroupBy, Grouping, find_groups
 from stages.fit.labels import Labels, read_labels
 from stages.fit.loader import Budget, ClipLoader
 from stages.fit.pooled import PooledRegressor
-from stages.fit.run_folder import make_loader
+from stages.fit.run_folder import frame_sink, make_loader
 from stages.fit.spans import clip_spans
 from stages.fit.targets import Normalise, Target
 from stages.fit.trainer import LabelScale
@@ -38,6 +39,7 @@ from store.errors import FacepipeError
 
 FloatArray = npt.NDArray[np.float64]
 Echo = Callable[[str], None]
+Take = Callable[[ClipFrames], None]
 
 
 @dataclass(frozen=True)
@@ -132,12 +134,13 @@ class Study:
         return scale(self.score, self.subset)
 
     def predict(
-        self, contestant: Contestant, repeat: int, fold: int
+        self, contestant: Contestant, repeat: int, fold: int, take: Take | None = None
     ) -> tuple[FloatArray, dict[str, Any]]:
         """Fit on all folds but one and predict that one.
 
         Nothing of the fold's clips is known to the fit: their labels enter neither the target's
-        scale nor the choice of the epoch.
+        scale nor the choice of the epoch. ``take`` gets what a network says of the frames of the
+        fold's clips.
 
         Returns
         -------
@@ -157,7 +160,7 @@ class Study:
             return np.asarray(ridge.predict(columns[test]), np.float64), {}
         if contestant.kind == "pooled":
             return self._pooled(contestant, target, test, seed), {}
-        return self._network(contestant, target, test, seed)
+        return self._network(contestant, target, test, seed, take)
 
     def _pooled(
         self, contestant: Contestant, target: FloatArray, test: npt.NDArray[np.bool_], seed: int
@@ -184,7 +187,12 @@ class Study:
         return prediction[test]
 
     def _network(
-        self, contestant: Contestant, target: FloatArray, test: npt.NDArray[np.bool_], seed: int
+        self,
+        contestant: Contestant,
+        target: FloatArray,
+        test: npt.NDArray[np.bool_],
+        seed: int,
+        take: Take | None,
     ) -> tuple[FloatArray, dict[str, Any]]:
         self._release()
         config = contestant.config
@@ -208,7 +216,8 @@ class Study:
                 train_clips.release()
                 val_clips.release()
                 model = refit_network(config, options, loader_of(rows), result.best_epoch, seed)
-            found = predict_scores(model, [tested], label, config)
+            frames = None if take is None else frame_sink(self.source, self.spans, config, take)
+            found = predict_scores(model, [tested], label, config, frames)
         clips = [self.clips[k] for k in np.flatnonzero(test)]
         return np.asarray([found[clip] for clip in clips]), {"epoch": result.best_epoch}
 
@@ -252,11 +261,20 @@ def fold_file(folder: Path, task: Task) -> Path:
     return folder / "folds" / contestant.slug / f"repeat{repeat}-fold{fold}.json"
 
 
-def _run_task(study: Study, folder: Path, task: Task) -> None:
-    """Predict one fold and keep it; the file appears whole or not at all."""
-    prediction, details = study.predict(*task)
+def frames_file(folder: Path, task: Task) -> Path:
+    """Where what a network said of the frames of one fold is kept."""
+    return fold_file(folder, task).with_suffix(".npz")
+
+
+def _run_task(study: Study, folder: Path, frames: bool, task: Task) -> None:
+    """Predict one fold and keep it; each file appears whole or not at all."""
+    told: list[ClipFrames] = []
+    wanted = frames and task[0].tells_frames
+    prediction, details = study.predict(*task, told.append if wanted else None)
     target = fold_file(folder, task)
     target.parent.mkdir(parents=True, exist_ok=True)
+    if wanted:
+        save_frames(frames_file(folder, task), told)
     partial = target.with_suffix(f".{os.getpid()}.partial")
     partial.write_text(json.dumps({"prediction": prediction.tolist(), **details}) + "\n")
     os.replace(partial, target)
@@ -281,9 +299,9 @@ def _start_worker(design: Design, grouping: Grouping) -> None:
     _worker = Study(design, grouping)
 
 
-def _work(folder: Path, task: Task) -> Task:
+def _work(folder: Path, frames: bool, task: Task) -> Task:
     assert _worker is not None
-    _run_task(_worker, folder, task)
+    _run_task(_worker, folder, frames, task)
     return task
 
 
@@ -293,6 +311,7 @@ def run_folds(
     folder: Path,
     jobs: int = 1,
     done: Callable[[Task], None] = lambda _: None,
+    frames: bool = False,
 ) -> dict[str, FloatArray]:
     """Predict every clip by every contestant in every repeat; what lies in ``folder`` is kept.
 
@@ -305,6 +324,9 @@ def run_folds(
         Processes; the predictions do not depend on it.
     done : callable
         Called after each fold, those done before among them.
+    frames : bool
+        Keep what networks say of the frames, too, see frames_file; folds that were done without
+        are done again.
 
     Returns
     -------
@@ -325,16 +347,17 @@ def run_folds(
     ]
     todo = []
     for task in tasks:
-        if _kept(study, folder, task) is None:
+        lacks = frames and task[0].tells_frames and load_frames(frames_file(folder, task)) is None
+        if lacks or _kept(study, folder, task) is None:
             todo.append(task)
         else:
             done(task)
     if jobs == 1 or len(todo) < 2:
         for task in todo:
-            _run_task(study, folder, task)
+            _run_task(study, folder, frames, task)
             done(task)
     else:
-        _in_processes(study, todo, folder, jobs, done)
+        _in_processes(study, todo, folder, frames, jobs, done)
     found = {}
     for contestant in contestants:
         table = np.full(folds.shape, np.nan)
@@ -352,7 +375,12 @@ def run_folds(
 
 
 def _in_processes(
-    study: Study, todo: Sequence[Task], folder: Path, jobs: int, done: Callable[[Task], None]
+    study: Study,
+    todo: Sequence[Task],
+    folder: Path,
+    frames: bool,
+    jobs: int,
+    done: Callable[[Task], None],
 ) -> None:
     """Spawn, not fork: torch and the loaders' threads do not survive a fork."""
     with ProcessPoolExecutor(
@@ -361,7 +389,7 @@ def _in_processes(
         initializer=_start_worker,
         initargs=(study.design, study.grouping),
     ) as pool:
-        waiting = [pool.submit(_work, folder, task) for task in todo]
+        waiting = [pool.submit(_work, folder, frames, task) for task in todo]
         try:
             for future in as_completed(waiting):
                 done(future.result())

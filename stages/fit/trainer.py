@@ -13,11 +13,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from stages.fit.batches import Batch
 from stages.fit.config import TrainConfig
 from stages.fit.loader import ClipLoader
 from stages.fit.losses import total_loss
 from stages.fit.metrics import spearman
-from stages.fit.models import TemporalModel
+from stages.fit.models import Prediction, TemporalModel
 from store.errors import FacepipeError
 
 EpochRow = dict[str, float]
@@ -65,15 +66,23 @@ def reproducible(seed: int) -> Iterator[None]:
             torch.use_deterministic_algorithms(before, warn_only=warn_only)
 
 
+Watch = Callable[[Batch, Prediction], None]
+
+
 def predict(
-    model: TemporalModel, loader: ClipLoader, batch_size: int = 16
+    model: TemporalModel, loader: ClipLoader, batch_size: int = 16, watch: Watch | None = None
 ) -> tuple[list[str], Tensor, Tensor]:
-    """Score every clip in standardised units: clip ids, (n,) predictions, (n,) labels."""
+    """Score every clip in standardised units: clip ids, (n,) predictions, (n,) labels.
+
+    ``watch`` is shown every batch with all that the model says of it.
+    """
     clips: list[str] = []
     p, g = [], []
     for batch in loader.batches(batch_size):
         prediction = model.predict(batch.appearance, batch.landmark, batch.mask, batch.timestamp)
         clips += batch.clips
+        if watch is not None:
+            watch(batch, prediction)
         p.append(prediction.score)
         g.append(batch.score)
     return clips, torch.cat(p), torch.cat(g)

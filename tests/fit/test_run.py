@@ -30,6 +30,7 @@ FILES = {
     "provenance.json",
     "split.csv",
     "epochs.csv",
+    "labels.csv",
     "metrics.json",
     "predictions.csv",
 }

@@ -33,16 +33,24 @@ class Prediction:
         Score of every frame before temporal fusion; 0 where the mask is False.
     attention : (B, T) float32 or None
         Weight that the attentive enhancement gave to each frame of the appearance stream (of the
-        landmark stream when the direction is ``a2l``); the weight in the pooling in models without
-        that enhancement; None in models without attention; 0 where the mask is False.
+        landmark stream when the direction is ``a2l``); in models without that enhancement the
+        attention of their pooling, times the clip's frames, so that 1 is the mean; None in models
+        without attention; 0 where the mask is False. One weight a frame: no model here has a gate
+        a channel, and one that had would give the mean over its channels.
     attention_landmark : (B, T) float32 or None
         Weight given to the landmark stream; only with direction ``a2l`` or ``both``.
+    won : (B, T) float32 or None
+        How much of ``score`` was taken from each frame: the weight of its frame score in the
+        temporal fusion, without a graph. The frame that won has 1 under ``max`` and ``last``; all
+        frames have 1 / n under a mean; they sum to 1, but for ``affine``, whose learned weights may
+        have any sign and sum. 0 where the mask is False; None in models that cannot tell.
     """
 
     score: Tensor
     frame_score: Tensor
     attention: Tensor | None = None
     attention_landmark: Tensor | None = None
+    won: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from stages.fit.models.base import Prediction, register
 from stages.fit.models.gcn import POINTS
 from stages.fit.models.layers import TwoStreamModel, at_least, score_layer, shares
+from stages.fit.models.pooling import equal_shares
 from stages.fit.models.tcn import TemporalConvNet
 from store.schema import EMBEDDING_DIM
 
@@ -71,4 +72,4 @@ class ActivationMapTCN(TwoStreamModel):
         """Score a padded batch, see TemporalModel.forward; ``timestamp`` is not read."""
         frame_score = self.activation_map(landmark, mask).mean(dim=2)  # (B, T)
         count = mask.sum(dim=1).clamp(min=1)  # (B,)
-        return Prediction(frame_score.sum(dim=1) / count, frame_score)
+        return Prediction(frame_score.sum(dim=1) / count, frame_score, won=equal_shares(mask))

@@ -111,8 +111,10 @@ class LandmarkGraph(TwoStreamModel):
         weight = masked_softmax(self.intensity(h).squeeze(2), dense)  # (B, T)
         score = self.head(h.transpose(1, 2)).squeeze(1) * dense  # (B, T)
         empty = torch.zeros_like(score)
+        won = empty.scatter(1, order, weight.detach())  # (B, T)
         return Prediction(
             score=(weight * score).sum(dim=1),  # (B,)
             frame_score=empty.scatter(1, order, score),
-            attention=empty.scatter(1, order, weight * mask.sum(dim=1, keepdim=True)),
+            won=won,
+            attention=won * mask.sum(dim=1, keepdim=True),
         )

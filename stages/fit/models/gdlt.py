@@ -103,5 +103,6 @@ class GradeDecoupled(TwoStreamModel):
         return Prediction(
             score=torch.where(seen, score, torch.zeros_like(score)),
             frame_score=frame * mask,
-            attention=total * mask.sum(dim=1, keepdim=True),
+            won=total.detach() * mask,
+            attention=total.detach() * mask.sum(dim=1, keepdim=True),
         )

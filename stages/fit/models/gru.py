@@ -15,7 +15,7 @@ from torch.nn.functional import max_pool1d, pad
 
 from stages.fit.models.base import Prediction, register
 from stages.fit.models.layers import TwoStreamModel, at_least, score_layer, shares
-from stages.fit.models.pooling import frames_in_order, valid_first
+from stages.fit.models.pooling import equal_shares, frames_in_order, valid_first
 from store.schema import EMBEDDING_DIM
 
 
@@ -28,12 +28,37 @@ def memory_pooling(q: Tensor, mask: Tensor, tau: int, beta: float) -> Tensor:
     (B, T), mask (B, T) bool with all True before all False -> (B, T), 0 outside the mask.
     """
     past = -max_pool1d(pad(-q, (tau - 1, 0), value=float("-inf")).unsqueeze(1), tau, stride=1)
+    ahead, weight = _ahead(q, mask, tau)
+    mean = (weight * ahead).sum(dim=2)  # (B, T)
+    return (beta * mean + (1 - beta) * past.squeeze(1)) * mask
+
+
+def _ahead(q: Tensor, mask: Tensor, tau: int) -> tuple[Tensor, Tensor]:
+    """Scores of the frames from each on, and their softmin weights: (B, T, tau) each."""
     ahead = pad(q, (0, tau - 1)).unfold(1, tau, 1)  # (B, T, tau)
     seen = pad(mask, (0, tau - 1)).unfold(1, tau, 1)  # (B, T, tau)
     # A finite floor, not -inf: a frame with nothing ahead would be 0 / 0.
-    weight = torch.softmax((-ahead).masked_fill(~seen, torch.finfo(q.dtype).min), dim=2)
-    mean = (weight * ahead).sum(dim=2)  # (B, T)
-    return (beta * mean + (1 - beta) * past.squeeze(1)) * mask
+    return ahead, torch.softmax((-ahead).masked_fill(~seen, torch.finfo(q.dtype).min), dim=2)
+
+
+def memory_shares(q: Tensor, mask: Tensor, tau: int, beta: float) -> Tensor:
+    """Weight of each frame's score in the mean of ``memory_pooling``, see Prediction.won.
+
+    The minimum is all of the frame that has it, the softmin mean each frame's by its weight.
+    """
+    part = equal_shares(mask)  # (B, T)
+    behind = pad(-q, (tau - 1, 0), value=float("-inf")).unsqueeze(1)  # (B, 1, T + tau - 1)
+    _, place = max_pool1d(behind, tau, stride=1, return_indices=True)
+    shares = torch.zeros_like(q)
+    shares.scatter_add_(1, place.squeeze(1) - (tau - 1), (1 - beta) * part)
+    _, weight = _ahead(q, mask, tau)
+    over = beta * part.unsqueeze(2) * weight  # (B, T, tau): frame t + k's, from t
+    reached = torch.arange(q.shape[1], device=q.device)[:, None] + torch.arange(
+        tau, device=q.device
+    )
+    room = torch.zeros(len(q), q.shape[1] + tau - 1, dtype=q.dtype, device=q.device)
+    room.scatter_add_(1, reached.flatten().expand(len(q), -1), over.flatten(1))
+    return (shares + room[:, : q.shape[1]]) * mask
 
 
 @register("gru")
@@ -98,7 +123,10 @@ class RecurrentModel(TwoStreamModel):
         pooled = felt.sum(dim=1) / count.clamp(min=1)  # (B,)
         score = self.scale * pooled + self.offset
         frame = (self.scale * q + self.offset) * dense
+        with torch.no_grad():
+            shares = memory_shares(q, dense, self.tau, self.beta)  # (B, T)
         return Prediction(
             score=torch.where(count > 0, score, torch.zeros_like(score)),
             frame_score=torch.zeros_like(frame).scatter(1, order, frame),
+            won=torch.zeros_like(frame).scatter(1, order, shares),
         )

@@ -66,4 +66,5 @@ class OneStreamTCN(TwoStreamModel):
         """Score a padded batch, see TemporalModel.forward; ``timestamp`` is not read."""
         x, m = self.read(appearance, landmark, mask)  # (B, C, T), (B, 1, T)
         frame_score = self.head(self.tcn(x, m)).squeeze(1) * mask  # (B, T)
-        return Prediction(self.pool(frame_score, mask), frame_score)
+        pooled, won = self.pool.with_shares(frame_score, mask)  # (B,), (B, T)
+        return Prediction(pooled, frame_score, won=won)

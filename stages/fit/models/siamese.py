@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 
 from stages.fit.models.base import Prediction, register
 from stages.fit.models.layers import TwoStreamModel, at_least, score_layer, shares
+from stages.fit.models.pooling import equal_shares
 from store.schema import EMBEDDING_DIM
 
 LAGS = (1, 5, 25)
@@ -74,4 +75,5 @@ class SiamesePairs(TwoStreamModel):
             per_pair = count / both.sum(dim=2, keepdim=True).clamp(min=1)  # (B, 1, 1)
             parts += [torch.relu(change) * per_pair, torch.relu(-change) * per_pair]
         frame_score = self.head(torch.cat(parts, dim=1)).squeeze(1) * mask  # (B, T)
-        return Prediction(frame_score.sum(dim=1) / count.flatten().clamp(min=1), frame_score)
+        score = frame_score.sum(dim=1) / count.flatten().clamp(min=1)  # (B,)
+        return Prediction(score, frame_score, won=equal_shares(mask))

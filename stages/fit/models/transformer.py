@@ -75,8 +75,10 @@ class AttentiveProbe(TwoStreamModel):
         logit = self.look(x).transpose(1, 2) / math.sqrt(x.shape[2])  # (B, H, T)
         weight = masked_softmax(logit, mask.unsqueeze(1))  # (B, H, T)
         value = self.value(x).transpose(1, 2) * mask.unsqueeze(1)  # (B, H, T)
+        won = weight.detach().mean(dim=1)  # (B, T)
         return Prediction(
             score=(weight * value).sum(dim=2).mean(dim=1),  # (B,)
             frame_score=value.mean(dim=1),  # (B, T)
-            attention=weight.mean(dim=1) * mask.sum(dim=1, keepdim=True).to(torch.float32),
+            won=won,
+            attention=won * mask.sum(dim=1, keepdim=True).to(torch.float32),
         )

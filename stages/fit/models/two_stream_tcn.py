@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from stages.fit.models.base import ModelError, Prediction, choose, register
 from stages.fit.models.layers import FrameGate, TwoStreamModel, at_least, score_layer, shares
-from stages.fit.models.pooling import TEMPORAL_FUSIONS, make_pooling
+from stages.fit.models.pooling import TEMPORAL_FUSIONS, fuse, make_pooling
 from stages.fit.models.tcn import TemporalConvNet, levels_to_cover, receptive_field
 from store.schema import EMBEDDING_DIM
 
@@ -179,12 +179,12 @@ class TwoStreamTCN(TwoStreamModel):
         scores = [
             head(h).squeeze(1) * mask for head, h in zip(self.head, hidden, strict=True)
         ]  # each (B, T)
-        pooled = [pool(s, mask) for pool, s in zip(self.pool, scores, strict=True)]  # each (B,)
-
+        score, won = fuse(self.pool, scores, mask)  # (B,), (B, T)
         a = {key: weight.squeeze(1) for key, weight in weights.items()}  # each (B, T)
         return Prediction(
-            score=torch.stack(pooled).mean(dim=0),  # (B,)
+            score=score,
             frame_score=torch.stack(scores).mean(dim=0),  # (B, T)
+            won=won,
             attention=a.get("l2a", a.get("a2l")),
             attention_landmark=a.get("a2l"),
         )

@@ -85,7 +85,8 @@ class TwoStreamTCNPlus(TwoStreamModel):
         scaled = self.scaled(appearance, landmark, frames)  # each (B, T, D)
         x = self.projected(scaled, m)  # each (B, C, T)
         quality = self.quality(torch.cat(list(x.values()), dim=1), m).squeeze(1)  # (B, T)
-        a = x["appearance"] * (1 + self.gate(x["landmark"], m))
+        gate = self.gate(x["landmark"], m)  # (B, 1, T)
+        a = x["appearance"] * (1 + gate)
         streams = zip(self.tcn, (a, x["landmark"]), strict=True)
         hidden = torch.cat([tcn(z, m) for tcn, z in streams], dim=1)  # (B, 2C, T)
         score = self.head(hidden).squeeze(1)  # (B, T)
@@ -94,8 +95,5 @@ class TwoStreamTCNPlus(TwoStreamModel):
         mean = torch.cat([y.sum(dim=1) / count for y in scaled.values()], dim=1)  # (B, Da + 136)
         who = self.static(self.hide_channels(mean))  # (B, 1)
         frame_score = (score + who) * mask  # (B, T)
-        return Prediction(
-            score=self.pool(frame_score, mask, quality),
-            frame_score=frame_score,
-            attention=quality,
-        )
+        pooled, won = self.pool.with_shares(frame_score, mask, quality)  # (B,), (B, T)
+        return Prediction(pooled, frame_score, attention=gate.squeeze(1), won=won)
