@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline import __version__, console, evaluate_commands
+from pipeline import __version__, console, evaluate_commands, tune_commands
 from pipeline.commands import packs_app, store_app
 from pipeline.errors import run_reporting
 from pipeline.model_commands import models
@@ -24,6 +24,7 @@ app = typer.Typer(
 app.add_typer(packs_app, name="packs")
 app.add_typer(store_app, name="store")
 evaluate_commands.add_to(app)
+app.command()(tune_commands.tune)
 app.command()(models)
 
 DEFAULT_STORE = Path("features.store")
@@ -155,7 +156,9 @@ def extract(
 
 @app.command()
 def fit(
-    model: Annotated[str, typer.Option(help="The model to train.")] = "2stcn",
+    model: Annotated[
+        str | None, typer.Option(help="The model to train. [default: that of --config, or 2stcn]")
+    ] = None,
     store: Annotated[
         list[str] | None,  # and not Path, which would mangle URLs
         typer.Option(
@@ -169,10 +172,8 @@ def fit(
     run: Annotated[
         Path | None, typer.Option(help="Folder for the result. [default: runs/MODEL-DATE-TIME]")
     ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="A setting, as key=value; may be given several times."),
-    ] = None,
+    config: evaluate_commands.Config = None,
+    settings: evaluate_commands.Settings = None,
     json: Json = False,
 ) -> None:
     """Train a temporal model on a store and measure it on people it has not seen.
@@ -183,7 +184,7 @@ def fit(
 
     stores = store or [str(DEFAULT_STORE)]
     source = stores[0] if len(stores) == 1 else stores
-    fitted = fit_model(model, source, labels, run, settings or [], DEFAULT_RUNS)
+    fitted = fit_model(model, source, labels, run, settings or [], DEFAULT_RUNS, config=config)
     if json:
         console.emit(fitted.to_dict())
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,9 @@ from stages.fit.report import (
     write_text,
 )
 from stages.fit.run import versions
+from stages.fit.spaces import Search
 from stages.fit.study import Design, Echo, Study, run_folds
+from stages.fit.tuned import chosen_text, optimism
 
 FoldDone = Callable[[str, int, int], None]
 
@@ -55,6 +57,8 @@ def evaluate(
     jobs: int = 1,
     echo: Echo = lambda _: None,
     progress: FoldDone = lambda _name, _done, _all: None,
+    search: Search | None = None,
+    tuned_on: Collection[str] = (),
 ) -> Evaluated:
     """Measure models by repeated grouped K-fold and write a folder of results.
 
@@ -77,16 +81,28 @@ def evaluate(
         Gets what there is to say about labels and groups, one line each.
     progress : callable
         Gets a contestant's name, how many folds are done, and of how many.
+    search : Search, optional
+        Each model also stands in the tables tuned: its settings are searched for within every
+        outer fold's training clips.
+    tuned_on : collection of str
+        Clips whose labels the settings were chosen by, so that the report can say so.
 
     Raises
     ------
-    StoreError, LabelError, ConfigError, ModelError, SplitError, PersonsError, StudyError
+    StoreError, LabelError, ConfigError, ModelError, SplitError, PersonsError, StudyError,
+    SearchError
     """
     base = apply_overrides(FitConfig(), [t for t in settings if not t.strip().startswith("model.")])
     study = open_study(design, base, echo)
-    contestants = choose_contestants(names, settings, study.attributes)
-    evaluated = run_study(study, contestants, list(names), folder, base, jobs, progress)
-    text = report_text(study, evaluated.comparison, evaluated.asked, "Evaluation")
+    contestants = choose_contestants(names, settings, study.attributes, search)
+    lead = optimism(study.clips, tuned_on)
+    if lead:
+        echo(lead)
+    tuned = [c for c in contestants if c.search is not None]
+    asked = [*names, *(c.name for c in tuned)]
+    evaluated = run_study(study, contestants, asked, folder, base, jobs, progress)
+    lead = "\n\n".join(part for part in (lead, chosen_text(study, tuned, folder)) if part)
+    text = report_text(study, evaluated.comparison, evaluated.asked, "Evaluation", lead)
     write_text(folder / REPORT, text)
     return evaluated
 
