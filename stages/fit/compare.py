@@ -186,7 +186,7 @@ def _measure(
         value = float(np.mean([_estimate(statistic, p, g) for p, g in pairs]))
         if math.isnan(value):
             continue
-        if statistic in ("mae", "rmse"):
+        if statistic == "mae" or statistic == "rmse":  # in this form mypy follows
             span = error_interval(statistic, prediction, target, code)
             estimates[statistic] = Estimate(value, *span)
             continue

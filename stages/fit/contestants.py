@@ -124,11 +124,11 @@ def choose_contestants(
     chosen: list[Contestant] = []
     for name in names:
         if name in POOLED:
-            options = {}
-            for text in own:
+            options: dict[str, Any] = {}
+            for text in sorted(own, key=lambda t: "regressor" not in t):  # it decides on others
                 key, _, value = text.strip().removeprefix("model.").partition("=")
                 try:
-                    PooledRegressor(name, 0, **{key: value})
+                    PooledRegressor(name, 0, **{**options, key: value})
                 except models.ModelError as error:
                     refused.append(error)
                 else:

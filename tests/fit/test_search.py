@@ -55,10 +55,13 @@ def test_every_models_space_is_of_settings_that_it_takes(model: str) -> None:
         config = chosen.with_settings(ends).config
         if model in POOLED:
             PooledRegressor(model, **config.model_options)
-        assert ends.items() <= {
-            **{f"train.{k}": v for k, v in config.train},
-            **{f"model.{k}": v for k, v in config.model_options.items()},
-        }.items()
+        assert (
+            ends.items()
+            <= {
+                **{f"train.{k}": v for k, v in config.train},
+                **{f"model.{k}": v for k, v in config.model_options.items()},
+            }.items()
+        )
 
 
 def test_the_space_follows_the_regressor_and_can_be_narrowed() -> None:
