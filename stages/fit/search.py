@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from filelock import FileLock, Timeout
 
 from stages.fit.contestants import Contestant
 from stages.fit.folds import grouped_folds
@@ -106,7 +108,7 @@ def find_settings(
     Raises
     ------
     SearchError
-        ``file`` is another search's, optuna is missing, or there are too few clips or
+        ``file`` is another search's, or in use, optuna is missing, or there are too few clips or
         groups for the inner folds.
     SplitError
         Too few in one of them to choose the epoch.
@@ -139,39 +141,70 @@ def find_settings(
 
     what = contestant.settings() | study.fingerprint() | {"rows": rows.tolist(), "seed": seed}
     what["search"] = {k: v for k, v in what["search"].items() if k != "trials"}
-    held = _open(file, hashlib.sha256(json.dumps(what).encode()).hexdigest())
-    if "default_src" not in held.user_attrs:
-        held.set_user_attr("default_src", value(contestant.with_settings({})))
-    default = float(held.user_attrs["default_src"])
-    trials = _complete(held)[: search.trials]
-    progress(len(trials), search.trials)
-    for number in range(len(trials), search.trials):
-        trial = _ask(held, space, seed, number)
-        held.tell(trial, value(contestant.with_settings(trial.params)))
-        progress(number + 1, search.trials)
-    trials = _complete(held)[: search.trials]
+    with _opened(file, hashlib.sha256(json.dumps(what).encode()).hexdigest()) as held:
+        if "default_src" not in held.user_attrs:
+            held.set_user_attr("default_src", value(contestant.with_settings({})))
+        default = float(held.user_attrs["default_src"])
+        done = len(_complete(held)[: search.trials])
+        progress(done, search.trials)
+        for number in range(done, search.trials):
+            trial = _ask(held, space, seed, number)
+            held.tell(trial, value(contestant.with_settings(trial.params)))
+            progress(number + 1, search.trials)
+        trials = _complete(held)[: search.trials]
     settings, src = max(trials, key=lambda found: found[1], default=({}, -math.inf))
     if src <= default:
         settings, src = {}, default
     return Found(settings, src, default, trials)
 
 
-def _open(file: Path | None, what: str) -> optuna.Study:
-    """Open or begin the search of a file; trials that a kill left behind are closed."""
+@contextmanager
+def _opened(file: Path | None, what: str) -> Iterator[optuna.Study]:
+    """Open or begin the search of a file, which no other process may have open."""
     try:
         import optuna
+        from sqlalchemy.exc import SQLAlchemyError
     except ImportError:
         raise SearchError(
             "settings are searched for with optuna, which is not installed",
             "pip install 'facepipe[tune]'",
         ) from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = None
-    if file is not None:
+    if file is None:
+        yield _begun(file, what)
+        return
+    lock = FileLock(f"{file}.lock", is_singleton=False)
+    try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        storage = optuna.storages.RDBStorage(f"sqlite:///{file}")
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise SearchError(
+            f"{file}: another process is at this search", "wait for it, or give another --out"
+        ) from None
+    except OSError as error:
+        raise SearchError(
+            f"{file}: cannot be written ({error.strerror})", "give another --out"
+        ) from None
+    try:
+        yield _begun(file, what)
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        reason = str(error).splitlines()[0]
+        raise SearchError(
+            f"{file}: is no search, or cannot be written ({reason})", "give another --out"
+        ) from None
+    finally:
+        lock.release()
+
+
+def _begun(file: Path | None, what: str) -> optuna.Study:
+    """Open or begin a search; trials that a kill left behind are closed."""
+    import optuna
+
     held = optuna.create_study(
-        storage=storage, study_name="search", direction="maximize", load_if_exists=True
+        storage=None if file is None else f"sqlite:///{file}",
+        study_name="search",
+        direction="maximize",
+        load_if_exists=True,
     )
     if held.user_attrs.get("what", what) != what:
         raise SearchError(

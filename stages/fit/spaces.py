@@ -39,7 +39,8 @@ TRAIN: Space = {
     "train.delta": Between(0.05, 2),
     "train.lr": Between(3e-4, 1e-2),
 }
-# Options of networks by their names, for those that have them; none: as many as cover the clip.
+# Options of networks by their names, for those that have them. levels none: as many as cover the
+# clip, where the model does that by itself.
 OPTIONS: Space = {
     "channels": OneOf((8, 16, 32, 64)),  # divisible by every number of heads that is a default
     "levels": OneOf((None, 2, 3, 4, 5, 6)),
@@ -76,7 +77,12 @@ def space_of(config: FitConfig, keys: Sequence[str] = ()) -> Space:
         space = {f"model.{name}": REGULARISATION[name] for name in strengths}
     else:
         has = models.options(config.model)
-        space = TRAIN | {f"model.{k}": v for k, v in OPTIONS.items() if k in has}
+        space = dict(TRAIN)
+        for name in (name for name in OPTIONS if name in has):
+            allowed = OPTIONS[name]
+            if isinstance(allowed, OneOf) and has[name] is not None:
+                allowed = OneOf(tuple(value for value in allowed.values if value is not None))
+            space[f"model.{name}"] = allowed
     chosen: Space = {}
     for key in keys:
         full = next((k for k in space if key in (k, k.partition(".")[2])), None)

@@ -19,8 +19,16 @@ from stages.fit.evaluate import open_study
 from stages.fit.grouping import Grouping
 from stages.fit.protocol import split_groups
 from stages.fit.report import write_text
-from stages.fit.search import BoolArray, Fit, FloatArray, Found, RunFits, find_settings, fit_once
-from stages.fit.search import SearchError as SearchError
+from stages.fit.search import (
+    BoolArray,
+    Fit,
+    FloatArray,
+    Found,
+    RunFits,
+    SearchError,
+    find_settings,
+    fit_once,
+)
 from stages.fit.spaces import Search
 from stages.fit.study import Design, Echo, Study
 from stages.fit.tuned import BEST, Best

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from filelock import FileLock
 
 from stages.fit.config import ConfigError, FitConfig
 from stages.fit.contestants import Contestant, choose_contestants
@@ -163,6 +164,21 @@ def test_what_diverges_is_never_chosen(
     found = find_settings(study, contestant(), seen, 0)
     assert found.settings == {} and found.src == found.default_src
     assert {src for _, src in found.trials} == {-1.0}
+
+
+def test_a_file_that_is_in_use_or_no_search_is_refused(
+    study: Study, seen: np.ndarray, tmp_path: Path
+) -> None:
+    file = tmp_path / "search.sqlite"
+    with FileLock(f"{file}.lock"), pytest.raises(SearchError, match="another process"):
+        find_settings(study, contestant(), seen, 0, file)
+    file.write_text("precious" * 1000)
+    with pytest.raises(SearchError, match="is no search, or cannot be written"):
+        find_settings(study, contestant(), seen, 0, file)
+    assert file.read_text() == "precious" * 1000
+    (tmp_path / "file").touch()
+    with pytest.raises(SearchError, match="cannot be written"):
+        find_settings(study, contestant(), seen, 0, tmp_path / "file" / "search.sqlite")
 
 
 def test_too_few_groups_for_the_inner_folds(study: Study) -> None:

@@ -54,9 +54,7 @@ def test_tune_then_fit_and_evaluate(home: Path) -> None:
     ("args", "message"),
     [
         (["tune", "--outer", "first"], "R/F is needed"),
-        (["tune", "--outer", "0/9"], "there is no fold 9 in repeat 0"),
         (["tune", "--over", "depth"], "'depth' is not searched for 2stcn"),
-        (["tune", "--model", "lstm"], "there is no model named 'lstm'"),
         (["fit", "--config", "nothing.json"], "nothing.json: cannot be read"),
     ],
 )
