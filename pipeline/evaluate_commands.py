@@ -95,7 +95,10 @@ def add_to(app: typer.Typer) -> None:
 
 
 def evaluate(
-    models: Annotated[str, typer.Option(help="Models, with commas between.")] = "2stcn",
+    models: Annotated[
+        str | None,
+        typer.Option(help="Models, with commas between. [default: that of --config, or 2stcn]"),
+    ] = None,
     store: Stores = None,
     labels: LabelFile = Path("labels.csv"),
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("evaluation"),
@@ -132,10 +135,9 @@ def evaluate(
     wanted = [*(best.overrides() if best else []), *(settings or [])]
     search = Search(tune, inner, words(over)) if tune else None
     seen = best.tuned_on if best else ()
+    names = words(models) if models is not None else (best.model if best else "2stcn",)
     with console.fold_progress() as progress:
-        evaluated = run(
-            design, words(models), out, wanted, jobs, console.note, progress, search, seen
-        )
+        evaluated = run(design, names, out, wanted, jobs, console.note, progress, search, seen)
     _show(evaluated, json)
 
 
