@@ -54,7 +54,6 @@ def test_tune_then_fit_and_evaluate(home: Path) -> None:
     ("args", "message"),
     [
         (["tune", "--outer", "first"], "R/F is needed"),
-        (["tune", "--over", "depth"], "'depth' is not searched for 2stcn"),
         (["fit", "--config", "nothing.json"], "nothing.json: cannot be read"),
     ],
 )
