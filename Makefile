@@ -64,6 +64,7 @@ bench-store: setup
 SCUT ?=
 
 bench-science: setup
+	$(BIN)/python benchmarks/coverage.py --out $(RESULTS)/coverage-$(TODAY).json
 	$(BIN)/python benchmarks/planted.py --out $(RESULTS)/planted-$(TODAY).json
 	test -z '$(SCUT)' || $(BIN)/python benchmarks/scut.py '$(SCUT)' --out $(RESULTS)/scut-$(TODAY).json
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline import __version__, console, evaluate_commands
+from pipeline import __version__, console, evaluate_commands, tune_commands
 from pipeline.commands import packs_app, store_app
 from pipeline.errors import run_reporting
 from pipeline.label_commands import labels_app
@@ -27,6 +27,7 @@ app.add_typer(packs_app, name="packs")
 app.add_typer(store_app, name="store")
 app.add_typer(labels_app, name="labels")
 evaluate_commands.add_to(app)
+app.command()(tune_commands.tune)
 app.command()(models)
 app.command()(report)
 
@@ -163,7 +164,9 @@ def extract(
 
 @app.command()
 def fit(
-    model: Annotated[str, typer.Option(help="The model to train.")] = "2stcn",
+    model: Annotated[
+        str | None, typer.Option(help="The model to train. [default: that of --config, or 2stcn]")
+    ] = None,
     store: Annotated[
         list[str] | None,  # and not Path, which would mangle URLs
         typer.Option(
@@ -178,10 +181,8 @@ def fit(
         Path | None, typer.Option(help="Folder for the result. [default: runs/MODEL-DATE-TIME]")
     ] = None,
     normalise: evaluate_commands.NormaliseOption = evaluate_commands.Normalise.NONE,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="A setting, as key=value; may be given several times."),
-    ] = None,
+    config: evaluate_commands.Config = None,
+    settings: evaluate_commands.Settings = None,
     per_frame: PerFrame = None,
     json: Json = False,
 ) -> None:
@@ -196,7 +197,9 @@ def fit(
     chosen = settings or []
     if normalise is not evaluate_commands.Normalise.NONE:
         chosen = [*chosen, f"normalise={normalise}"]
-    fitted = fit_model(model, source, labels, run, chosen, DEFAULT_RUNS, per_frame=per_frame)
+    fitted = fit_model(
+        model, source, labels, run, chosen, DEFAULT_RUNS, config=config, per_frame=per_frame
+    )
     if json:
         console.emit(fitted.to_dict())
     else:

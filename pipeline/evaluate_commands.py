@@ -71,6 +71,21 @@ Settings = Annotated[
     typer.Option("--set", help="A setting, as key=value; may be given several times."),
 ]
 Jobs = Annotated[int, typer.Option("--jobs", min=1, help="Folds fitted at once, in processes.")]
+Inner = Annotated[
+    int, typer.Option("--inner", min=2, help="Folds of the training clips that compare settings.")
+]
+Over = Annotated[
+    str | None,
+    typer.Option(
+        "--over",
+        help="Search only these settings, with commas between: alpha,delta,channels. "
+        "[default: all of the model's space]",
+    ),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", help="A best.json of pipeline tune; --set changes it further."),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
 
@@ -81,7 +96,10 @@ def add_to(app: typer.Typer) -> None:
 
 
 def evaluate(
-    models: Annotated[str, typer.Option(help="Models, with commas between.")] = "2stcn",
+    models: Annotated[
+        str | None,
+        typer.Option(help="Models, with commas between. [default: that of --config, or 2stcn]"),
+    ] = None,
     store: Stores = None,
     labels: LabelFile = Path("labels.csv"),
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("evaluation"),
@@ -90,7 +108,18 @@ def evaluate(
     group: GroupOption = Group.AUTO,
     normalise: NormaliseOption = Normalise.NONE,
     attributes: Attributes = None,
+    config: Config = None,
     settings: Settings = None,
+    tune: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Measure each model also with settings chosen among so many, within every "
+            "training fold.",
+        ),
+    ] = None,
+    inner: Inner = 3,
+    over: Over = None,
     jobs: Jobs = 1,
     explain: Annotated[
         bool,
@@ -107,18 +136,26 @@ def evaluate(
     Interrupted, the same command goes on. Example: pipeline evaluate --models 2stcn,meanpool
     """
     from stages.fit.evaluate import evaluate as run
+    from stages.fit.spaces import Search
+    from stages.fit.tuned import read_best
 
-    design = _design(store, labels, folds, repeats, group, normalise, attributes)
-    names = [name.strip() for name in models.split(",") if name.strip()]
+    design = make_design(store, labels, folds, repeats, group, normalise, attributes)
+    best = read_best(config) if config else None
+    wanted = [*(best.overrides() if best else []), *(settings or [])]
+    search = Search(tune, inner, words(over)) if tune else None
+    seen = best.tuned_on if best else ()
+    names = words(models) if models is not None else (best.model if best else "2stcn",)
     with console.fold_progress() as progress:
         evaluated = run(
             design,
             names,
             out,
-            settings or [],
+            wanted,
             jobs,
             console.note,
             progress,
+            search,
+            seen,
             explained=explain,
             per_frame=per_frame,
         )
@@ -144,13 +181,18 @@ def ablate(
     """
     from stages.fit.ablate import ablate as run
 
-    design = _design(store, labels, folds, repeats, group, normalise, attributes)
+    design = make_design(store, labels, folds, repeats, group, normalise, attributes)
     with console.fold_progress() as progress:
         evaluated = run(design, out, settings or [], jobs, console.note, progress)
     _show(evaluated, json)
 
 
-def _design(
+def words(text: str | None) -> tuple[str, ...]:
+    """Split what has commas between."""
+    return tuple(word.strip() for word in (text or "").split(",") if word.strip())
+
+
+def make_design(
     store: list[Path] | None,
     labels: Path,
     folds: int,
@@ -159,6 +201,7 @@ def _design(
     normalise: Normalise,
     attributes: str | None,
 ) -> Design:
+    """Make the design that the options of `evaluate` describe."""
     from pipeline.cli import DEFAULT_STORE
     from stages.fit.study import Design
 
@@ -169,7 +212,7 @@ def _design(
         repeats,
         group.value,
         normalise.value,
-        attributes=tuple(a.strip() for a in (attributes or "").split(",") if a.strip()),
+        attributes=words(attributes),
     )
 
 

@@ -9,6 +9,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from pipeline import console
 from stages.fit.config import FitConfig, apply_overrides
 from stages.fit.frames import csv_writer
@@ -16,6 +18,7 @@ from stages.fit.labels import LabelError
 from stages.fit.metrics import Metrics
 from stages.fit.run import BASELINE, FitResult, raw_metrics
 from stages.fit.run import fit as run_fit
+from stages.fit.tuned import optimism, read_best
 
 
 @dataclass(frozen=True)
@@ -39,22 +42,28 @@ class Fitted:
 
 
 def fit_model(
-    model: str,
+    model: str | None,
     store: str | Path | list[str] | Sequence[Path],
     labels: Path,
     run: Path | None,
     settings: Sequence[str],
     runs: Path,
     overwrite: bool = False,
+    config: Path | None = None,
     per_frame: Path | None = None,
 ) -> Fitted:
     """Fit a model, on one store or on several read as one, with a progress bar.
+
+    ``config`` is a best.json of `pipeline tune`: its model, if none is given, and its settings.
 
     Raises
     ------
     StoreError, LabelError, ConfigError, SplitError, ModelError, RunError, FrameWriteError
     """
-    config = apply_overrides(FitConfig(model=model), settings)
+    best = read_best(config) if config else None
+    model = model or (best.model if best else FitConfig().model)
+    wanted = [*(best.overrides() if best else []), *settings]
+    chosen = apply_overrides(FitConfig(model=model), wanted)
     if not labels.is_file():
         raise LabelError(
             f"{labels}: no such file; a CSV with the columns clip,score is needed to fit",
@@ -62,11 +71,16 @@ def fit_model(
         )
     target = run or runs / f"{model}-{datetime.now():%Y%m%d-%H%M%S}"
     take = None if per_frame is None else csv_writer(per_frame)
-    with console.epoch_progress(config.train.epochs) as epoch:
+    with console.epoch_progress(chosen.train.epochs) as epoch:
         result = run_fit(
-            store, labels, target, config, console.note, epoch, overwrite=overwrite, take=take
+            store, labels, target, chosen, console.note, epoch, overwrite=overwrite, take=take
         )
-    return Fitted(result, config)
+    if best:
+        split = pd.read_csv(target / "split.csv", dtype=str)
+        told = optimism(split.loc[split["part"] == "test", "clip"].tolist(), best.tuned_on)
+        if told:
+            console.warn(told)
+    return Fitted(result, chosen)
 
 
 def show_fit(fitted: Fitted) -> None:

@@ -10,14 +10,15 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from stages.fit.bootstrap import Statistic, draws, group_codes, interval
+from stages.fit.bootstrap import Drawn, draws, group_codes, interval
 from stages.fit.compare import Difference, Estimate, pair_differences
 from stages.fit.contestants import KNOWN_ATTRIBUTES
+from stages.fit.jackknife import error_interval
 from stages.fit.metrics import spearman
 from stages.fit.verdict import p_value
 
 FloatArray = npt.NDArray[np.float64]
-MEASURED: tuple[Statistic, ...] = ("bias", "mae", "src")
+COMPARED: tuple[Drawn, ...] = ("bias", "src")
 MOST_LEVELS, MOST_SUBSETS = 6, 30
 FEWEST_CLIPS, FEWEST_GROUPS = 3, 3
 NOT_ATTRIBUTES = ("clip", "score", "person", "line")
@@ -123,28 +124,30 @@ def compare_levels(
     here, p, g = here[known], prediction[known], score[known]
     code = group_codes([str(k) for k, kept in zip(group, known, strict=True) if kept])
     levels: list[Level] = []
-    values: dict[Statistic, dict[str, float]] = {"bias": {}, "src": {}}
-    drawn: dict[Statistic, dict[str, FloatArray]] = {"bias": {}, "src": {}}
+    values: dict[Drawn, dict[str, float]] = {"bias": {}, "src": {}}
+    drawn: dict[Drawn, dict[str, FloatArray]] = {"bias": {}, "src": {}}
     fewest = len(code)
     for word in sorted(set(here.tolist())):
         within = here == word
         groups = len(set(code[within].tolist()))
         error = p[within] - g[within]
-        found: dict[Statistic, float] = {
+        found: dict[Drawn, float] = {
             "bias": float(error.mean()),
-            "mae": float(np.abs(error).mean()),
             "src": spearman(p[within], g[within]),
         }
-        estimates: dict[Statistic, Estimate] = {}
-        for statistic in MEASURED:
+        estimates: dict[Drawn, Estimate] = {}
+        for statistic in COMPARED:
             d = draws(statistic, p, g, code, samples=samples, seed=seed, within=within)
             low, high = interval(statistic, found[statistic], d, groups)
             estimates[statistic] = Estimate(found[statistic], low, high)
             compared = groups >= FEWEST_GROUPS and within.sum() >= FEWEST_CLIPS
-            if statistic != "mae" and compared and not math.isnan(found[statistic]):
+            if compared and not math.isnan(found[statistic]):
                 values[statistic][word], drawn[statistic][word] = found[statistic], d
                 fewest = min(fewest, groups)
-        at = estimates["bias"], estimates["mae"], estimates["src"]
+        own = np.unique(code[within], return_inverse=True)[1]
+        span = error_interval("mae", p[within], g[within], own)
+        mae = Estimate(float(np.abs(error).mean()), *span)
+        at = estimates["bias"], mae, estimates["src"]
         levels.append(Level(word, int(within.sum()), groups, *at))
     few = len(levels) <= MOST_LEVELS
     differences = {s: pair_differences(values[s], drawn[s] if few else {}, fewest) for s in values}

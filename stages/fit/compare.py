@@ -12,6 +12,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from stages.fit.bootstrap import STATISTICS, Statistic, draws, group_codes, interval
+from stages.fit.jackknife import error_interval
 from stages.fit.metrics import pearson, spearman
 
 FloatArray = npt.NDArray[np.float64]
@@ -185,6 +186,10 @@ def _measure(
         pairs = zip(prediction, target, strict=True)
         value = float(np.mean([_estimate(statistic, p, g) for p, g in pairs]))
         if math.isnan(value):
+            continue
+        if statistic == "mae" or statistic == "rmse":  # in this form mypy follows
+            span = error_interval(statistic, prediction, target, code)
+            estimates[statistic] = Estimate(value, *span)
             continue
         values = draws(statistic, prediction, target, code, samples=samples, seed=seed)
         estimates[statistic] = Estimate(value, *interval(statistic, value, values, groups))

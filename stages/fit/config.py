@@ -126,7 +126,7 @@ def keys(model: str = "2stcn") -> list[str]:
     return _keys() + [f"model.{k}" for k in models.options(model) if k != "max_frames"]
 
 
-def _value(text: str) -> Any:
+def parse_value(text: str) -> Any:
     """Read a value as JSON where it is (numbers, true, null); otherwise it is a word."""
     lowered = text.strip()
     if lowered.lower() in ("none", "true", "false", "null"):
@@ -172,11 +172,11 @@ def apply_overrides(config: FitConfig, overrides: Iterable[str]) -> FitConfig:
             )
         section, _, leaf = name.rpartition(".")
         if section == "model":
-            data["model_options"][leaf] = _value(value)
+            data["model_options"][leaf] = parse_value(value)
         elif section:
-            data[section][leaf] = _value(value)
+            data[section][leaf] = parse_value(value)
         elif name != "model":
-            data[name] = _value(value)
+            data[name] = parse_value(value)
     return validate(data)
 
 

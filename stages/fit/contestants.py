@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,12 +16,13 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from stages.fit import models
-from stages.fit.config import ConfigError, FitConfig, apply_overrides
+from stages.fit.config import ConfigError, FitConfig, apply_overrides, validate
 from stages.fit.pooled import POOLED, PooledRegressor
+from stages.fit.spaces import Search
 
 Kind = Literal["network", "pooled", "attributes", "constant"]
 MEANPOOL, ATTRIBUTES, CONSTANT = "meanpool", "attributes only", "constant"
-SHUFFLED = " (frames shuffled)"
+SHUFFLED, TUNED = " (frames shuffled)", " (tuned)"
 # Columns that are taken for attributes of a person unless others are named. Not every column: a
 # count of raters or of views would be part of the label.
 KNOWN_ATTRIBUTES = ("gender", "sex", "age", "race", "ethnicity")
@@ -36,13 +37,15 @@ def _ridge() -> Pipeline:
 class Contestant:
     """One row of every table: how it is called, and what is fitted.
 
-    ``shuffled``: it is trained and tested on clips whose frames are in random order.
+    ``shuffled``: it is trained and tested on clips whose frames are in random order. ``search``:
+    in every fold other settings than those of ``config`` are looked for first, see search.py.
     """
 
     name: str
     kind: Kind
     config: FitConfig
     shuffled: bool = False
+    search: Search | None = None
 
     @property
     def slug(self) -> str:
@@ -58,21 +61,47 @@ class Contestant:
         """Itself on shuffled frames."""
         return Contestant(self.name + SHUFFLED, self.kind, self.config, True)
 
+    def tuned(self, search: Search) -> Contestant:
+        """Itself with settings that are searched for."""
+        search.space(self.config)  # that its keys are known
+        return Contestant(self.name + TUNED, self.kind, self.config, self.shuffled, search)
+
+    def with_settings(self, settings: Mapping[str, Any]) -> Contestant:
+        """Itself with settings changed (``train.lr``, ``model.channels``), and no more to search.
+
+        Raises
+        ------
+        ConfigError, ModelError
+            A setting that it does not have.
+        """
+        data = self.config.model_dump()
+        for key, value in settings.items():
+            section, _, leaf = key.partition(".")
+            data["model_options" if section == "model" else section][leaf] = value
+        # A pooled model checks its options itself.
+        config = validate(data) if self.kind == "network" else FitConfig.model_validate(data)
+        return Contestant(self.name, self.kind, config, self.shuffled)
+
     def settings(self) -> dict[str, Any]:
         """Everything that its predictions hang on, as JSON types."""
         config = self.config.model_dump(
             mode="json", exclude={"bootstrap", "budget", "normalise", "seed"}
         )
-        return {"kind": self.kind, "shuffled": self.shuffled, "config": config}
+        told = {"kind": self.kind, "shuffled": self.shuffled, "config": config}
+        return told | ({"search": self.search.told(self.config)} if self.search else {})
 
 
 def choose_contestants(
-    names: Sequence[str], settings: Sequence[str], attributes: Sequence[str]
+    names: Sequence[str],
+    settings: Sequence[str],
+    attributes: Sequence[str],
+    search: Search | None = None,
 ) -> list[Contestant]:
     """Return the contestants for the models asked for, and the baselines that always stand by.
 
-    Each model is followed by itself on shuffled frames (but for ``meanpool``, which does not see
-    their order), then ``meanpool``, the attributes if there are any, and the constant.
+    The models stand first, with ``search`` each of them tuned as well; then each by itself on
+    shuffled frames (but for ``meanpool``, which does not see their order), then ``meanpool``, the
+    attributes if there are any, and the constant.
 
     Parameters
     ----------
@@ -82,6 +111,7 @@ def choose_contestants(
         key=value as for `pipeline fit`; an option ``model.X`` goes to those that have it.
     attributes : sequence of str
         Columns of the labels.
+    search : Search, optional
 
     Raises
     ------
@@ -101,11 +131,11 @@ def choose_contestants(
     chosen: list[Contestant] = []
     for name in names:
         if name in POOLED:
-            options = {}
-            for text in own:
+            options: dict[str, Any] = {}
+            for text in sorted(own, key=lambda t: "regressor" not in t):  # it decides on others
                 key, _, value = text.strip().removeprefix("model.").partition("=")
                 try:
-                    PooledRegressor(name, 0, **{key: value})
+                    PooledRegressor(name, 0, **{**options, key: value})
                 except models.ModelError as error:
                     refused.append(error)
                 else:
@@ -130,6 +160,7 @@ def choose_contestants(
         raise refused[0]
     return [
         *chosen,
+        *([c.tuned(search) for c in chosen] if search else []),
         *(c.in_disorder() for c in chosen if c.name != MEANPOOL),
         *standing(base, attributes, MEANPOOL in names),
     ]

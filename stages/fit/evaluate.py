@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -29,7 +29,9 @@ from stages.fit.report import (
     write_text,
 )
 from stages.fit.run import versions
+from stages.fit.spaces import Search
 from stages.fit.study import Design, Echo, Study, run_folds
+from stages.fit.tuned import chosen_text, optimism
 
 FoldDone = Callable[[str, int, int], None]
 
@@ -66,6 +68,8 @@ def evaluate(
     jobs: int = 1,
     echo: Echo = lambda _: None,
     progress: FoldDone = lambda _name, _done, _all: None,
+    search: Search | None = None,
+    tuned_on: Collection[str] = (),
     *,
     explained: bool = False,
     per_frame: Path | None = None,
@@ -92,6 +96,11 @@ def evaluate(
         Gets what there is to say about labels and groups, one line each.
     progress : callable
         Gets a contestant's name, how many folds are done, and of how many.
+    search : Search, optional
+        Each model also stands in the tables tuned: its settings are searched for within every
+        outer fold's training clips.
+    tuned_on : collection of str
+        Clips whose labels the settings were chosen by, so that the report can say so.
     explained : bool
         Correlate networks' out-of-fold attention with pose and expression: explain.csv, and a
         section of the report.
@@ -102,15 +111,18 @@ def evaluate(
     Raises
     ------
     StoreError, LabelError, ConfigError, ModelError, SplitError, PersonsError, StudyError,
-    FrameWriteError
+    FrameWriteError, SearchError
     """
     base = apply_overrides(FitConfig(), [t for t in settings if not t.strip().startswith("model.")])
     study = open_study(design, base, echo)
-    contestants = choose_contestants(names, settings, study.attributes)
+    contestants = choose_contestants(names, settings, study.attributes, search)
+    lead = optimism(study.clips, tuned_on)
+    if lead:
+        echo(lead)
+    tuned = [c for c in contestants if c.search is not None]
+    asked = [*names, *(c.name for c in tuned)]
     framed = explained or per_frame is not None
-    evaluated = run_study(
-        study, contestants, list(names), folder, base, jobs, progress, frames=framed
-    )
+    evaluated = run_study(study, contestants, asked, folder, base, jobs, progress, frames=framed)
     told = told_frames(study, contestants, folder) if framed else {}
     if per_frame is not None:
         write_frames(per_frame, contestants, told)
@@ -119,9 +131,12 @@ def evaluate(
         links = explain(study, told, samples=base.bootstrap)
         write_links(folder, links)
         with_attention = {link.contestant for link in links}
-        section = explain_text(links, [name for name in names if name not in with_attention])
+        section = explain_text(links, [name for name in asked if name not in with_attention])
         evaluated = replace(evaluated, links=links)
-    text = report_text(study, evaluated.comparison, evaluated.asked, "Evaluation", after=section)
+    lead = "\n\n".join(part for part in (lead, chosen_text(study, tuned, folder)) if part)
+    text = report_text(
+        study, evaluated.comparison, evaluated.asked, "Evaluation", lead, after=section
+    )
     write_text(folder / REPORT, text)
     return evaluated
 

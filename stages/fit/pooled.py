@@ -9,6 +9,7 @@ read of both, see papers.md; the choice of statistics and of regressors is ours.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Self, get_args
@@ -16,7 +17,7 @@ from typing import Any, Self, get_args
 import numpy as np
 import numpy.typing as npt
 from sklearn.ensemble import HistGradientBoostingRegressor
-from sklearn.linear_model import RidgeCV
+from sklearn.linear_model import Ridge, RidgeCV
 from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
@@ -33,8 +34,11 @@ SUMMARIES = {
 }
 REGRESSORS = {"meanpool": ("ridge", "svr"), "statpool": ("ridge", "boosting")}
 ALPHAS = np.logspace(-4, 6, 21)
-# Widths in units of 1 / columns: what a standardised column adds to a squared distance is about 2.
-SVR_GRID = {"c": (1.0, 3.0, 10.0), "width": (0.3, 1.0)}
+# gamma in units of 1 / columns: what a standardised column adds to a squared distance is about 2.
+SVR_GRID = {"c": (1.0, 3.0, 10.0), "gamma": (0.3, 1.0)}
+EPSILON = 0.1
+# What sets how strongly a regressor is regularised; it is not chosen then.
+STRENGTHS = {"ridge": ("alpha",), "svr": ("c", "epsilon", "gamma"), "boosting": ("rate", "leaves")}
 INNER_FOLDS = 3
 # Its time grows with the square of the clips: so many at most choose C and width, all are fitted.
 SVR_CHOICE = 1500
@@ -52,8 +56,8 @@ class PooledRegressor:
     clips fitted on alone. In statpool the blocks (appearance, positions, velocities, accelerations)
     then get the same sum of squares, so that a narrow one is not lost among wide ones. How strongly
     to regularise is chosen on these clips too: ridge by leave-one-out over alpha 1e-4 to 1e6,
-    ``svr`` by 3 folds of at most 1,500 clips over C and the kernel's width, and ``boosting`` by
-    early stopping. These inner folds do not know of groups (persons).
+    ``svr`` by 3 folds of at most 1,500 clips over C and gamma, and ``boosting`` by early
+    stopping. These inner folds do not know of groups (persons); what is set is not chosen.
 
     Parameters
     ----------
@@ -65,6 +69,14 @@ class PooledRegressor:
     streams : "both", "appearance" or "landmarks", optional
         What is read of a clip; both if left out. The appearance may have any width, so that
         embedding and appearance can be given side by side.
+    alpha : float, optional
+        Of ``ridge``: weight of the penalty.
+    c, epsilon, gamma : float, optional
+        Of ``svr``: weight of the errors, how large ones are free (in deviations of the label), and
+        the kernel's, in units of 1 / columns.
+    rate : float, optional
+    leaves : int, optional
+        Of ``boosting``: learning rate and leaves of a tree.
 
     Attributes
     ----------
@@ -80,16 +92,19 @@ class PooledRegressor:
     def __init__(self, kind: str, seed: int = 0, **options: Any) -> None:
         self.kind = choose("kind", kind, POOLED)
         self.seed = seed
-        unknown = sorted(set(options) - {"regressor", "streams"})
+        self.regressor = choose(
+            "regressor", options.pop("regressor", "ridge"), REGRESSORS[self.kind]
+        )
+        streams = options.pop("streams", "both")
+        strengths = STRENGTHS[self.regressor]
+        unknown = sorted(set(options) - set(strengths))
         if unknown:
             raise ModelError(
                 f"model '{kind}' has no option '{unknown[0]}'",
-                f"options of {kind}: regressor, streams",
+                f"options of {kind} with {self.regressor}: regressor, streams, "
+                + ", ".join(strengths),
             )
-        self.regressor = choose(
-            "regressor", options.get("regressor", "ridge"), REGRESSORS[self.kind]
-        )
-        streams = options.get("streams", "both")
+        self._given = {name: _positive(name, value) for name, value in options.items()}
         choose("streams", streams, get_args(Streams))
         self._streams: Streams = streams
         self._summary: Callable[[ClipData, Streams], list[FloatArray]] = (
@@ -158,25 +173,43 @@ class PooledRegressor:
         return result * self._label[1] + self._label[0]
 
     def _estimator(self, columns: int, rows: int) -> Any:
+        given = self._given
         if self.regressor == "ridge":
-            return RidgeCV(ALPHAS)
+            return Ridge(given["alpha"]) if "alpha" in given else RidgeCV(ALPHAS)
         if self.regressor == "boosting":
             # Stopping early needs clips to stop by; of a handful they would be one or two.
             return HistGradientBoostingRegressor(
-                learning_rate=0.05,
+                learning_rate=given.get("rate", 0.05),
                 max_iter=300,
-                max_leaf_nodes=8,
+                max_leaf_nodes=int(given.get("leaves", 8)),
                 min_samples_leaf=min(20, max(1, rows // 4)),
                 l2_regularization=1.0,
                 max_features=0.1,
                 early_stopping=rows >= 50,
                 random_state=self.seed,
             )
-        grid = {"C": SVR_GRID["c"], "gamma": [w / columns for w in SVR_GRID["width"]]}
+        chosen = {k: (given[k],) if k in given else values for k, values in SVR_GRID.items()}
+        grid = {"C": chosen["c"], "gamma": [width / columns for width in chosen["gamma"]]}
         splits = KFold(INNER_FOLDS, shuffle=True, random_state=self.seed)
         some = np.random.default_rng(self.seed).permutation(rows)[:SVR_CHOICE]
         folds = [(some[train], some[test]) for train, test in splits.split(some)]
-        return GridSearchCV(SVR(epsilon=0.1), grid, scoring="neg_mean_squared_error", cv=folds)
+        machine = SVR(epsilon=given.get("epsilon", EPSILON))
+        if len(grid["C"]) == len(grid["gamma"]) == 1:  # nothing to choose
+            return machine.set_params(C=grid["C"][0], gamma=grid["gamma"][0])
+        return GridSearchCV(machine, grid, scoring="neg_mean_squared_error", cv=folds)
+
+
+def _positive(name: str, value: object) -> float:
+    """Read a number above 0, as it comes from `--set`; leaves are a whole number from 2 on."""
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        number = math.nan
+    least = 2 if name == "leaves" else 0
+    if not (math.isfinite(number) and number > 0 and number >= least):
+        raise ModelError(f"{name} must be a number {'from 2 on' if least else 'above 0'}, "
+                         f"not {value!r}")  # fmt: skip
+    return number
 
 
 def _weights(sizes: list[int]) -> FloatArray:
@@ -188,6 +221,10 @@ def _strength(fitted: Any) -> dict[str, float]:
     """Return what a fitted regressor chose for itself."""
     if isinstance(fitted, RidgeCV):
         return {"alpha": float(fitted.alpha_)}
+    if isinstance(fitted, Ridge):
+        return {"alpha": float(fitted.alpha)}
+    if isinstance(fitted, SVR):
+        return {"C": float(fitted.C), "gamma": float(fitted.gamma)}
     if isinstance(fitted, GridSearchCV):
         return {name: float(value) for name, value in fitted.best_params_.items()}
     return {"trees": float(fitted.n_iter_)}

@@ -32,10 +32,10 @@ NOTES = """\
 SRC is Spearman's rank correlation, PC Pearson's; MAE and RMSE are in units of what is predicted.
 Each clip is predicted by models that were fitted without its group; a statistic is taken over all
 clips of one repeat and averaged over the repeats. Brackets hold 95 % intervals of a bootstrap that
-draws whole groups, with Student's t for few of them (stages/fit/bootstrap.py); those of RMSE are
-too short where groups are few. They say what other
-clips of such people would have given to these models; what other training clips would have changed
-is in them only as far as the folds differ. Differences are paired on the same draws, and p is
+draws whole groups, those of MAE and RMSE of a jackknife that leaves them out, with Student's t for
+few of them (stages/fit/bootstrap.py, jackknife.py). They say what other clips of such people would
+have given to these models; what other training clips would have changed is in them only as far as
+the folds differ. Differences are paired on the same draws, and p is
 corrected for all of them by Holm's method.
 The constant has no SRC: pooled over folds it would only say that the mean of the others is low
 where a fold lies high."""

@@ -32,12 +32,14 @@ from stages.fit.labels import Labels, read_labels
 from stages.fit.loader import Budget, ClipLoader
 from stages.fit.pooled import PooledRegressor
 from stages.fit.run_folder import frame_sink, make_loader
+from stages.fit.search import find_settings
 from stages.fit.spans import clip_spans
 from stages.fit.targets import Normalise, Target
 from stages.fit.trainer import LabelScale
 from store.errors import FacepipeError
 
 FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
 Echo = Callable[[str], None]
 Take = Callable[[ClipFrames], None]
 
@@ -128,19 +130,27 @@ class Study:
 
     def target(self, repeat: int, fold: int) -> FloatArray:
         """Return what is to be predicted in one fold, by its training clips' scale: (n,)."""
-        seen = self.grouping.folds[repeat] != fold
+        return self.target_by(self.grouping.folds[repeat] != fold)
+
+    def target_by(self, seen: BoolArray) -> FloatArray:
+        """Return what is to be predicted by the scale of the clips ``seen`` (n,): (n,)."""
         subset = np.asarray(self.subset, dtype=str)
         scale = Target(self.design.normalise, self.score[seen], subset[seen].tolist())
         return scale(self.score, self.subset)
 
     def predict(
-        self, contestant: Contestant, repeat: int, fold: int, take: Take | None = None
+        self,
+        contestant: Contestant,
+        repeat: int,
+        fold: int,
+        folder: Path | None = None,
+        take: Take | None = None,
     ) -> tuple[FloatArray, dict[str, Any]]:
         """Fit on all folds but one and predict that one.
 
         Nothing of the fold's clips is known to the fit: their labels enter neither the target's
-        scale nor the choice of the epoch. ``take`` gets what a network says of the frames of the
-        fold's clips.
+        scale nor the choice of the epoch and of settings. A search is kept below ``folder``.
+        ``take`` gets what a network says of the frames of the fold's clips.
 
         Returns
         -------
@@ -148,22 +158,44 @@ class Study:
             (m,) for the clips of the fold in the order of the table; what was chosen on the way.
         """
         test = self.grouping.folds[repeat] == fold
-        target = self.target(repeat, fold)
         state = np.random.SeedSequence([self.design.seed, repeat, fold]).generate_state(1)
         seed = int(state[0])
+        chosen: dict[str, Any] = {}
+        if contestant.search is not None:
+            file = folder and folder / "searches" / contestant.slug / f"{repeat}-{fold}.sqlite"
+            found = find_settings(self, contestant, ~test, seed, file)
+            contestant, chosen = contestant.with_settings(found.settings), found.to_dict()
+        prediction, details = self.fit_predict(contestant, ~test, test, seed, take)
+        return prediction, details | chosen
+
+    def fit_predict(
+        self,
+        contestant: Contestant,
+        seen: BoolArray,
+        test: BoolArray,
+        seed: int,
+        take: Take | None = None,
+    ) -> tuple[FloatArray, dict[str, Any]]:
+        """Fit on the clips ``seen`` and predict those of ``test``, both (n,); see predict."""
+        target = self.target_by(seen)
         if contestant.kind == "constant":
-            return np.full(int(test.sum()), target[~test].mean()), {}
+            return np.full(int(test.sum()), target[seen].mean()), {}
         if contestant.kind == "attributes":
             columns = attribute_table(self.table, self.attributes)
             ridge = attribute_ridge(self.table, self.attributes)
-            ridge.fit(columns[~test], target[~test])
+            ridge.fit(columns[seen], target[seen])
             return np.asarray(ridge.predict(columns[test]), np.float64), {}
         if contestant.kind == "pooled":
-            return self._pooled(contestant, target, test, seed), {}
-        return self._network(contestant, target, test, seed, take)
+            return self._pooled(contestant, target, seen, test, seed), {}
+        return self._network(contestant, target, seen, test, seed, take)
 
     def _pooled(
-        self, contestant: Contestant, target: FloatArray, test: npt.NDArray[np.bool_], seed: int
+        self,
+        contestant: Contestant,
+        target: FloatArray,
+        seen: BoolArray,
+        test: BoolArray,
+        seed: int,
     ) -> FloatArray:
         config = contestant.config
         key = (config.stream, config.landmarks, config.fps, config.max_frames, contestant.shuffled)
@@ -176,8 +208,8 @@ class Study:
         order = [place[span.clip] for span in loader.clips]
         regressor = PooledRegressor(config.model, seed, **config.model_options)
         regressor.fit(
-            (c for c in loader.iter_clips() if not test[place[c.clip]]),
-            target[[row for row in order if not test[row]]],
+            (c for c in loader.iter_clips() if seen[place[c.clip]]),
+            target[[row for row in order if seen[row]]],
         )
         tested = [row for row in order if test[row]]
         prediction = np.full(len(self.clips), np.nan)
@@ -190,13 +222,14 @@ class Study:
         self,
         contestant: Contestant,
         target: FloatArray,
-        test: npt.NDArray[np.bool_],
+        seen: BoolArray,
+        test: BoolArray,
         seed: int,
         take: Take | None,
     ) -> tuple[FloatArray, dict[str, Any]]:
         self._release()
         config = contestant.config
-        rows = np.flatnonzero(~test)
+        rows = np.flatnonzero(seen)
         group = [self.grouping.group[row] for row in rows]
         chooses = inner_split(target[rows], group, self.design.val, seed)
         label = LabelScale.of(target[rows[~chooses]].tolist())
@@ -270,7 +303,7 @@ def _run_task(study: Study, folder: Path, frames: bool, task: Task) -> None:
     """Predict one fold and keep it; each file appears whole or not at all."""
     told: list[ClipFrames] = []
     wanted = frames and task[0].tells_frames
-    prediction, details = study.predict(*task, told.append if wanted else None)
+    prediction, details = study.predict(*task, folder, told.append if wanted else None)
     target = fold_file(folder, task)
     target.parent.mkdir(parents=True, exist_ok=True)
     if wanted:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stages.fit.bootstrap import STATISTICS, Statistic, draw_weights, draws, group_codes, interval
+from stages.fit.bootstrap import Correlation, draw_weights, draws, group_codes, interval
 from stages.fit.metrics import bootstrap_src
 
 # Spearman's correlation of two normal variables of which this is Pearson's.
@@ -14,18 +14,15 @@ RHO = 0.5
 TRUTH = 6 / math.pi * math.asin(RHO / 2)
 
 
-def scipy_value(statistic: Statistic, p: np.ndarray, g: np.ndarray) -> float:
-    if statistic == "src":
-        return float(stats.spearmanr(p, g).statistic)
-    if statistic == "pc":
-        return float(stats.pearsonr(p, g).statistic)
-    error = p - g
-    return float(np.abs(error).mean() if statistic == "mae" else np.sqrt((error**2).mean()))
+def scipy_value(statistic: Correlation, p: np.ndarray, g: np.ndarray) -> float:
+    return float((stats.spearmanr if statistic == "src" else stats.pearsonr)(p, g).statistic)
 
 
-@pytest.mark.parametrize("statistic", STATISTICS)
+@pytest.mark.parametrize("statistic", ["src", "pc"])
 @pytest.mark.parametrize("decimals", [0, 8])
-def test_draws_are_what_scipy_says_of_the_clips_drawn(statistic: Statistic, decimals: int) -> None:
+def test_draws_are_what_scipy_says_of_the_clips_drawn(
+    statistic: Correlation, decimals: int
+) -> None:
     rng = np.random.default_rng(0)
     code = np.repeat(np.arange(10), 4)
     g = np.round(rng.normal(size=40), decimals)
@@ -109,30 +106,10 @@ def test_taking_clips_of_one_person_for_independent_would_fail_that() -> None:
     assert held / 300 < 0.8
 
 
-@pytest.mark.parametrize(
-    ("statistic", "groups", "clips"), [("mae", 20, 3), ("mae", 60, 1), ("rmse", 100, 1)]
-)
-def test_intervals_of_errors_hold_the_truth_so_often(
-    statistic: Statistic, groups: int, clips: int
-) -> None:
-    """RMSE with few groups is left out: it does not get there, see bootstrap.interval."""
-    rng = np.random.default_rng(9)
-    truth = math.sqrt(2 / math.pi) if statistic == "mae" else 1.0
-    code, held, zero = np.repeat(np.arange(groups), clips), 0, np.zeros(groups * clips)
-    for trial in range(1000):
-        error = (rng.normal(size=groups)[code] + rng.normal(size=len(code))) / math.sqrt(2)
-        values = draws(statistic, error, zero, code, samples=200, seed=trial)
-        low, high = interval(statistic, scipy_value(statistic, error, zero), values, groups)
-        held += low <= truth <= high
-    assert 0.92 <= held / 1000 <= 0.98
-
-
 def test_intervals_stay_where_the_statistic_can_be() -> None:
     values = np.random.default_rng(0).normal(0.95, 0.1, size=500)
     low, high = interval("src", 0.95, values, 6)
     assert -1 < low < 0.95 < high < 1
-    low, high = interval("rmse", 0.1, np.abs(values), 6)
-    assert 0 < low < 0.1 < high
 
 
 def test_a_perfect_ranking_has_an_interval_that_ends_at_1() -> None:

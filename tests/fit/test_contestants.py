@@ -18,6 +18,7 @@ from stages.fit.contestants import (
 from stages.fit.fitting import shuffle_frames
 from stages.fit.loader import ClipLoader
 from stages.fit.models import ModelError
+from stages.fit.spaces import Search
 from stages.fit.spans import clip_spans
 
 
@@ -124,3 +125,22 @@ def test_options_go_to_the_pooled_models_that_take_them() -> None:
     assert found[4].config.model_options == {}
     with pytest.raises(ModelError, match="none"):
         choose_contestants(["statpool"], ["model.regressor=none"], [])
+
+
+def test_the_regressor_decides_what_else_can_be_set() -> None:
+    chosen = choose_contestants(["meanpool"], ["model.c=3", "model.regressor=svr"], [])[0]
+    assert chosen.config.model_options == {"regressor": "svr", "c": "3"}
+    with pytest.raises(ModelError, match="no option 'c'"):
+        choose_contestants(["meanpool"], ["model.c=3"], [])
+
+
+def test_tuned_contestants_stand_beside_the_models_asked_for() -> None:
+    found = choose_contestants(["2stcn", "meanpool"], [], [], Search(5, keys=()))
+    assert [c.name for c in found[:4]] == [
+        "2stcn", "meanpool", "2stcn (tuned)", "meanpool (tuned)",
+    ]  # fmt: skip
+    assert [c.search is not None for c in found] == [False, False, True, True] + 2 * [False]
+    assert "search" not in found[0].settings()
+    assert found[2].settings()["search"]["trials"] == 5
+    with pytest.raises(ConfigError, match="'channels' is not searched for meanpool"):
+        choose_contestants(["meanpool"], [], [], Search(5, keys=("channels",)))

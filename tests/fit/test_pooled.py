@@ -5,6 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy import stats
+from sklearn.linear_model import Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from stages.fit.batches import ClipData
 from stages.fit.models import ModelError
@@ -141,6 +144,29 @@ def test_a_narrow_block_is_not_lost_among_wide_ones() -> None:
     assert model.predict([]).shape == (0,)
 
 
+def test_a_strength_that_is_given_is_not_chosen() -> None:
+    clips, score = stills(60)
+    by_hand = make_pipeline(StandardScaler(), Ridge(50.0))
+    x = np.stack([c.appearance[0] for c in clips]).astype(np.float64)
+    by_hand.fit(x, (score - score.mean()) / score.std())
+    model = PooledRegressor("meanpool", streams="appearance", alpha="50").fit(clips, score)
+    assert model.strength == {"alpha": 50.0}
+    expected = by_hand.predict(x) * score.std() + score.mean()
+    np.testing.assert_allclose(model.predict(clips), expected)
+
+    svr = {"regressor": "svr", "c": 2, "gamma": 0.6, "epsilon": 0.2}
+    model = PooledRegressor("meanpool", streams="appearance", **svr).fit(clips, score)
+    assert model.strength == pytest.approx({"C": 2.0, "gamma": 0.1})
+    partly = PooledRegressor("meanpool", regressor="svr", c=7).fit(clips, score)
+    assert partly.strength["C"] == 7
+
+    rough, fine = (
+        PooledRegressor("statpool", regressor="boosting", leaves=leaves, rate=0.1)
+        for leaves in (2, 16)
+    )
+    assert not np.allclose(*(m.fit(clips, score).predict(clips) for m in (rough, fine)))
+
+
 def test_what_cannot_be_is_refused() -> None:
     clips, score = stills(10)
     for options, said in (
@@ -148,6 +174,10 @@ def test_what_cannot_be_is_refused() -> None:
         ({"kind": "meanpool", "regressor": "boosting"}, "ridge, svr"),
         ({"kind": "meanpool", "stream": "appearance"}, "no option 'stream'"),
         ({"kind": "meanpool", "streams": "sound"}, "both, appearance, landmarks"),
+        ({"kind": "meanpool", "c": 1}, "regressor, streams, alpha"),
+        ({"kind": "meanpool", "alpha": "much"}, "alpha must be a number above 0, not 'much'"),
+        ({"kind": "meanpool", "alpha": 0}, "above 0"),
+        ({"kind": "statpool", "regressor": "boosting", "leaves": 1}, "from 2 on"),
     ):
         with pytest.raises(ModelError) as caught:
             PooledRegressor(**options)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.fit.study_clips import make_study
-from tests.testing.command import pipeline
+from tests.testing.command import ENV, pipeline
 
 QUICK = [
     *("--folds", "2", "--repeats", "1"),
@@ -48,11 +52,31 @@ def test_evaluate_prints_a_table_and_what_it_supports(home: Path) -> None:
     assert all(0 <= d["p"] <= d["p_holm"] <= 1 for d in told["differences"])
 
 
-def test_ablate_writes_the_papers_table(home: Path) -> None:
-    done = pipeline(home, "ablate", "--out", "table3", "--group", "person", *QUICK, *TINY)
+def test_ablate_killed_and_run_again_writes_the_same_table(home: Path) -> None:
+    asked = ["--group", "person", *QUICK, *TINY]
+    done = pipeline(home, "ablate", "--out", "table3", *asked)
     assert "report: table3/report.md" in done.stdout
     text = (home / "table3" / "report.md").read_text()
     assert "## In the paper's layout" in text and "| 0.3848 | 0.2498 |" in text
+
+    cut = home / "cut"
+    running = subprocess.Popen(
+        [sys.executable, "-m", "pipeline", "ablate", "--out", "cut", *asked],
+        cwd=home, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    while len(list(cut.glob("folds/*/*.json"))) < 5:
+        assert running.poll() is None, "it was done before it could be killed"
+        time.sleep(0.002)
+    running.kill()
+    assert running.wait() == -signal.SIGKILL
+    kept = {f: f.stat().st_mtime_ns for f in cut.glob("folds/*/*.json")}
+    assert 5 <= len(kept) < len(list(home.glob("table3/folds/*/*.json")))
+    assert not (cut / "report.md").exists()
+
+    pipeline(home, "ablate", "--out", "cut", *asked)
+    assert {f: f.stat().st_mtime_ns for f in kept} == kept
+    for name in ("report.md", "tables.csv", "comparisons.csv", "predictions.csv"):
+        assert (cut / name).read_bytes() == (home / "table3" / name).read_bytes(), name
 
 
 @pytest.mark.parametrize(
