@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import platform
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -20,24 +23,27 @@ from stages.fit.baselines import time_average_ridge
 from stages.fit.config import FitConfig
 from stages.fit.fitting import predict_scores, refit_network, train_network
 from stages.fit.labels import Labels, read_labels
+from stages.fit.learner import EpochRow, device_of
 from stages.fit.loader import Budget, ClipLoader
+from stages.fit.logs import EpochLogs, check_tensorboard
 from stages.fit.metrics import Metrics, measure
 from stages.fit.protocol import PARTS, split_groups
 from stages.fit.run_folder import (
     METRICS,
+    PREDICTIONS,
     PROVENANCE,
+    SPLIT,
     Run,
     RunError,
-    check_new,
     load_run,
     make_loader,
-    new_run_folder,
     newest_run,
     save_model,
     write_json,
 )
 from stages.fit.spans import FeatureStore, clip_spans
-from stages.fit.trainer import LabelScale, Progress, TrainResult
+from stages.fit.trainer import LabelScale, Progress
+from stages.fit.unfinished import Identity, at_work, check_new
 
 __all__ = ["FitResult", "Run", "RunError", "fit", "load_run", "newest_run"]
 
@@ -86,7 +92,8 @@ def fit(
     """Fit a model on the labelled clips of a store, test it on held-out groups, save a run.
 
     The same inputs, configuration, machine and number of torch threads give the same run bit for
-    bit, but for the date in provenance.json.
+    bit, but for the date in provenance.json. On the CPU that holds as well for a fit that was
+    killed, at whatever moment, and called again: it goes on after the last finished epoch.
 
     Parameters
     ----------
@@ -94,17 +101,20 @@ def fit(
         A store, or several to be read as one.
     labels_path : path
     run_dir : path
-        Must not exist, unless it is a run and ``overwrite`` is set. Appears when all is done.
+        Must be new, or hold the same fit unfinished, or a run that ``overwrite`` allows to replace.
+        It is a run, with ``config.json``, when all is done; until then ``checkpoint/`` is in it.
     config : FitConfig, optional
     echo : callable
         Gets the label file's warnings and notes, and the split, one line each.
     progress : callable, optional
-        Gets every epoch's row: epoch, train_loss, val_mse, val_src, lr.
+        Gets every epoch's row: epoch, train_loss, grad_norm, lr, val_mse, val_src.
 
     Raises
     ------
     StoreError, LabelError, SplitError, ModelError, RunError
         See those; nothing is left behind.
+    RunWriteError
+        The disk gave out; the epochs that were done are kept.
     """
     return fit_from(
         store.open(store_path),
@@ -131,6 +141,9 @@ def fit_from(
     """``fit`` on a store that is open already."""
     target = Path(run_dir)
     check_new(target, overwrite)
+    if config.train.tensorboard:
+        check_tensorboard()
+    device_of(config.train)
     models.check_options(config.model, config.model_options)
     spans = clip_spans(source)
     labels = read_labels(labels_path, spans)
@@ -157,22 +170,44 @@ def fit_from(
         return make_loader(source, [spans[c] for c in t["clip"]], labelled, config, budget)
 
     loaders = {part: loader_of(t) for part, t in parts.items()}
-    with new_run_folder(target, overwrite) as folder:
+    identity = _identity(source, config, labels)
+    with at_work(target, identity, overwrite, echo) as work:
         longest = max(loader.longest() for loader in loaders.values())
-        model, options, result = train_network(
-            config, loaders["train"], loaders["val"], longest, config.seed, progress
-        )
-        predictions = predict_scores(model, loaders.values(), label, config)
-        rival = time_average_ridge([loaders["train"], loaders["val"]], loaders["test"])
-        if config.train.refit:
-            echo(f"training again on train and val together, {result.best_epoch} epochs")
-            loaders["train"].release()
-            loaders["val"].release()
-            both = loader_of(table[table["part"] != "test"])
-            model = refit_network(config, options, both, result.best_epoch, config.seed)
-            # The validation part keeps the predictions of the network that had not seen it.
-            seen_and_test = [loaders["train"], loaders["test"]]
-            predictions |= predict_scores(model, seen_and_test, label, config)
+        with closing(EpochLogs(target, config.train.tensorboard)) as logs:
+
+            def log(row: EpochRow) -> None:
+                logs.epoch(row)
+                if progress is not None:
+                    progress(row)
+
+            model, options, result = train_network(
+                config,
+                loaders["train"],
+                loaders["val"],
+                longest,
+                config.seed,
+                log,
+                work.checkpoint("train"),
+            )
+            predictions = predict_scores(model, loaders.values(), label, config)
+            rival = time_average_ridge([loaders["train"], loaders["val"]], loaders["test"])
+            if config.train.refit:
+                echo(f"training again on train and val together, {result.best_epoch} epochs")
+                loaders["train"].release()
+                loaders["val"].release()
+                both = loader_of(table[table["part"] != "test"])
+                model = refit_network(
+                    config,
+                    options,
+                    both,
+                    result.best_epoch,
+                    config.seed,
+                    logs.refit,
+                    work.checkpoint("refit"),
+                )
+                # The validation part keeps the predictions of the network that had not seen it.
+                seen_and_test = [loaders["train"], loaders["test"]]
+                predictions |= predict_scores(model, seen_and_test, label, config)
         rival_score = dict(zip(rival.clips, rival.prediction * label.sd + label.mean, strict=True))
         table["prediction"] = table["clip"].map(predictions)
         table[BASELINE] = table["clip"].map(rival_score)
@@ -182,17 +217,21 @@ def fit_from(
         }
         baseline = _measure(table[table["part"] == "test"], BASELINE, config)
 
-        save_model(folder, model, config, options, label, result.best_epoch, _version())
-        write_json(folder / PROVENANCE, _provenance(source, store_path, labels))
+        write_json(target / PROVENANCE, _provenance(source, store_path, labels))
         write_json(
-            folder / METRICS,
+            target / METRICS,
             {
                 "test": measured["test"].to_dict(),
                 "validation": measured["val"].to_dict(),
                 "baselines": {BASELINE: {**baseline.to_dict(), "alpha": rival.alpha}},
             },
         )
-        _tables(folder, table, result)
+        table[["clip", "group", "part"]].to_csv(target / SPLIT, index=False)
+        table[["clip", "part", "score", "prediction", BASELINE]].to_csv(
+            target / PREDICTIONS, index=False
+        )
+        # Last, since it is what makes the folder a run.
+        save_model(target, model, config, options, label, result.best_epoch, _version())
     return FitResult(
         target,
         measured["test"],
@@ -204,6 +243,24 @@ def fit_from(
     )
 
 
+def _identity(source: FeatureStore, config: FitConfig, labels: Labels) -> Identity:
+    """Return what an unfinished fit is known by; not the budget, which does not change it."""
+    used = set(labels.frame["clip"])
+    rows = source.iter_rows(
+        ("clip", "frames", "valid_frames", "content_sha256"),
+        where="track = 0 AND valid_frames > 0",
+        by_start=True,
+    )
+    clips = [row for row in rows if row[0] in used]
+    known = json.dumps([dict(source.provenance), clips], sort_keys=True)
+    return {
+        "settings": config.model_dump(mode="json", exclude={"budget"}),
+        "labels": labels.sha256,
+        "store": hashlib.sha256(known.encode()).hexdigest(),
+        "versions": versions(),
+    }
+
+
 def _measure(table: pd.DataFrame, column: str, config: FitConfig) -> Metrics:
     return measure(
         np.asarray(table[column], np.float64),
@@ -212,14 +269,6 @@ def _measure(table: pd.DataFrame, column: str, config: FitConfig) -> Metrics:
         samples=config.bootstrap,
         seed=config.seed,
     )
-
-
-def _tables(folder: Path, table: pd.DataFrame, result: TrainResult) -> None:
-    table[["clip", "group", "part"]].to_csv(folder / "split.csv", index=False)
-    table[["clip", "part", "score", "prediction", BASELINE]].to_csv(
-        folder / "predictions.csv", index=False
-    )
-    pd.DataFrame(result.epochs).to_csv(folder / "epochs.csv", index=False)
 
 
 def _provenance(source: FeatureStore, store_path: StorePath, labels: Labels) -> dict[str, object]:
