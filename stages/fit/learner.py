@@ -81,7 +81,7 @@ class Learner:
         self.average = Average(model, config.ema)
         self.epoch = 0
         self._optimiser = torch.optim.AdamW(
-            model.parameters(), lr=config.lr, weight_decay=config.weight_decay
+            model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
         )
         self._score: Callable[[Batch], Tensor] = self._plain_score
         if config.compile:

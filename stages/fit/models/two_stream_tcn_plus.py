@@ -82,16 +82,13 @@ class TwoStreamTCNPlus(TwoStreamModel):
         """Score a padded batch, see TemporalModel.forward; ``timestamp`` is not read."""
         frames = mask.unsqueeze(2).to(appearance.dtype)  # (B, T, 1)
         m = frames.transpose(1, 2)  # (B, 1, T)
-        scaled = self.scaled(appearance, landmark, frames)  # each (B, T, D)
-        x = self.projected(scaled, m)  # each (B, C, T)
+        x, means = self.projected(appearance, landmark, frames)  # each (B, C, T); each (B, D)
         quality = self.quality(torch.cat(list(x.values()), dim=1), m).squeeze(1)  # (B, T)
         a = x["appearance"] * (1 + self.gate(x["landmark"], m))
         streams = zip(self.tcn, (a, x["landmark"]), strict=True)
         hidden = torch.cat([tcn(z, m) for tcn, z in streams], dim=1)  # (B, 2C, T)
         score = self.head(hidden).squeeze(1)  # (B, T)
-        # Deviations from a clip's mean sum to 0: what is left is the mean, on the training scale.
-        count = frames.sum(dim=1).clamp(min=1)  # (B, 1)
-        mean = torch.cat([y.sum(dim=1) / count for y in scaled.values()], dim=1)  # (B, Da + 136)
+        mean = torch.cat(list(means.values()), dim=1)  # (B, Da + 136)
         who = self.static(self.hide_channels(mean))  # (B, 1)
         frame_score = (score + who) * mask  # (B, T)
         return Prediction(
