@@ -9,7 +9,7 @@ STAMP := .venv/.installed
 # One thread a process: workers are one a core, and the nets are small.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup chromium demo test test-gpu lint bench-extract bench-load bench-store bench-science clean
+.PHONY: setup chromium demo test test-gpu lint bench-extract bench-load bench-step bench-store bench-science clean
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -56,6 +56,10 @@ bench-extract: setup
 
 bench-load: setup
 	$(BIN)/python benchmarks/load.py --out $(RESULT)
+
+bench-step: setup
+	$(BIN)/python -m pip install --quiet pytorch-tcn
+	$(BIN)/python benchmarks/step.py --out $(RESULT)
 
 bench-store: setup
 	$(BIN)/python benchmarks/storage.py --out $(RESULT)

@@ -69,8 +69,8 @@ def lengths_of(clips: int, rng: np.random.Generator) -> list[int]:
     return [int(n) for n in lengths]
 
 
-def make_inputs(folder: Path, clips: int) -> tuple[Path, Path]:
-    """Write the store and the .npz files, with the same rows; return where they are."""
+def make_inputs(folder: Path, clips: int, npz: bool = True) -> tuple[Path, Path]:
+    """Write the store and, unless told not to, .npz files of the same rows; return where."""
     rng = np.random.default_rng(0)
     lengths = lengths_of(clips, rng)
     # Windows of one long walk, moved by a vector a clip: drawing them anew would take minutes.
@@ -109,8 +109,9 @@ def make_inputs(folder: Path, clips: int) -> tuple[Path, Path]:
                 content_sha256="0" * 64,
             )
             writer.append(record, rows)
-            held = rows.as_dict()
-            np.savez(files / f"{record.clip}.npz", **{name: held[name] for name in ARRAYS})
+            if npz:
+                held = rows.as_dict()
+                np.savez(files / f"{record.clip}.npz", **{name: held[name] for name in ARRAYS})
     return folder / "features.store", files
 
 

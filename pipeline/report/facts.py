@@ -12,8 +12,9 @@ import pandas as pd
 import store
 from stages.fit.bias import Attribute, attribute_sentences, compare_levels, level_columns
 from stages.fit.compare import ALL, Comparison, compare
+from stages.fit.logs import EPOCHS
 from stages.fit.run import BASELINE, Run, RunError, load_run
-from stages.fit.run_folder import EPOCHS, LABELS, PREDICTIONS, SPLIT
+from stages.fit.run_folder import LABELS, PREDICTIONS, SPLIT
 from stages.fit.verdict import difference_sentences, subset_sentences
 from store.tables import unguard
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,19 @@ class Batch:
     timestamp: Tensor
     score: Tensor
     clips: tuple[str, ...]
+
+    def to(self, device: torch.device) -> Batch:
+        """Return it on a device; itself where it is there already."""
+        if self.score.device == device:
+            return self
+        return replace(
+            self,
+            appearance=self.appearance.to(device),
+            landmark=self.landmark.to(device),
+            mask=self.mask.to(device),
+            timestamp=self.timestamp.to(device),
+            score=self.score.to(device),
+        )
 
 
 def prepare(

@@ -5,9 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from stages.fit import models
 from stages.fit.landmarks import LandmarkMode
@@ -72,6 +79,24 @@ class TrainConfig(BaseModel):
     ema: float = Field(
         default=0.97, ge=0, lt=1, description="Decay of the averaged weights; 0: none"
     )
+    device: Literal["cpu", "cuda"] = Field(
+        default="cpu", description="Where networks are trained; results are the same only on one"
+    )
+    amp: bool = Field(
+        default=False, description="Mixed precision: bfloat16 where it is safe; with cuda only"
+    )
+    compile: bool = Field(
+        default=False, description="torch.compile: a minute to begin with, then faster steps"
+    )
+    tensorboard: bool = Field(
+        default=False, description="Log to tensorboard/ in the run's folder, beside epochs.csv"
+    )
+
+    @model_validator(mode="after")
+    def _amp_is_for_cuda(self) -> TrainConfig:
+        if self.amp and self.device != "cuda":
+            raise ValueError("amp=true needs train.device=cuda")
+        return self
 
 
 class FitConfig(BaseModel):

@@ -11,6 +11,7 @@ import numpy as np
 
 from stages.fit import models
 from stages.fit.batches import ClipData
+from stages.fit.checkpoint import Checkpoint
 from stages.fit.config import FitConfig
 from stages.fit.frames import FrameSink
 from stages.fit.loader import ClipLoader
@@ -32,6 +33,7 @@ def train_network(
     longest: int,
     seed: int,
     progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> tuple[models.TemporalModel, dict[str, Any], TrainResult]:
     """Build the network that a configuration asks for and train it, see trainer.train.
 
@@ -45,6 +47,8 @@ def train_network(
     seed : int
         Of the weights and of the order of the clips.
     progress : callable, optional
+    checkpoint : Checkpoint, optional
+        Where the training saves itself, and goes on from.
 
     Returns
     -------
@@ -55,18 +59,24 @@ def train_network(
         options = models.complete(config.model, config.model_options, longest)
         model = models.create(config.model, **options)
         model.set_statistics(train_clips.statistics())
-        result = train(model, train_clips, val_clips, config.train, seed, progress)
+        result = train(model, train_clips, val_clips, config.train, seed, progress, checkpoint)
     return model, options, result
 
 
 def refit_network(
-    config: FitConfig, options: dict[str, Any], clips: ClipLoader, epochs: int, seed: int
+    config: FitConfig,
+    options: dict[str, Any],
+    clips: ClipLoader,
+    epochs: int,
+    seed: int,
+    progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> models.TemporalModel:
     """Train a new network of those options on all clips given, see trainer.refit."""
     with reproducible(seed):
         model = models.create(config.model, **options)
         model.set_statistics(clips.statistics())
-        refit(model, clips, epochs, config.train, seed)
+        refit(model, clips, epochs, config.train, seed, progress, checkpoint)
     return model
 
 

@@ -125,7 +125,7 @@ class FrameSink:
         times_read = np.bincount(seen, minlength=span.frames)  # resampling may repeat a frame
 
         def summed(values: Any) -> FloatArray:
-            read = values[row, : len(index)].double().numpy()[valid[index]]
+            read = values[row, : len(index)].double().cpu().numpy()[valid[index]]
             return np.asarray(np.bincount(seen, read, minlength=span.frames), np.float64)
 
         def mean(values: Any) -> FloatArray:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import platform
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -21,11 +24,12 @@ from stages.fit.config import FitConfig
 from stages.fit.fitting import predict_scores, refit_network, train_network
 from stages.fit.frames import ClipFrames
 from stages.fit.labels import Labels, read_labels
+from stages.fit.learner import EpochRow, device_of
 from stages.fit.loader import Budget, ClipLoader
+from stages.fit.logs import EpochLogs, check_tensorboard
 from stages.fit.metrics import Metrics, measure
 from stages.fit.protocol import PARTS, split_groups
 from stages.fit.run_folder import (
-    EPOCHS,
     LABELS,
     METRICS,
     PREDICTIONS,
@@ -33,18 +37,17 @@ from stages.fit.run_folder import (
     SPLIT,
     Run,
     RunError,
-    check_new,
     frame_sink,
     load_run,
     make_loader,
-    new_run_folder,
     newest_run,
     save_model,
     write_json,
 )
 from stages.fit.spans import FeatureStore, clip_spans
 from stages.fit.targets import Target
-from stages.fit.trainer import LabelScale, Progress, TrainResult
+from stages.fit.trainer import LabelScale, Progress
+from stages.fit.unfinished import Identity, at_work, check_new
 from store.tables import write_csv
 
 __all__ = ["FitResult", "Run", "RunError", "fit", "load_run", "newest_run"]
@@ -99,7 +102,8 @@ def fit(
     """Fit a model on the labelled clips of a store, test it on held-out groups, save a run.
 
     The same inputs, configuration, machine and number of torch threads give the same run bit for
-    bit, but for the date in provenance.json.
+    bit, but for the date in provenance.json. On the CPU that holds as well for a fit that was
+    killed, at whatever moment, and called again: it goes on after the last finished epoch.
 
     Parameters
     ----------
@@ -107,12 +111,13 @@ def fit(
         A store, or several to be read as one.
     labels_path : path
     run_dir : path
-        Must not exist, unless it is a run and ``overwrite`` is set. Appears when all is done.
+        Must be new, or hold the same fit unfinished, or a run that ``overwrite`` allows to replace.
+        It is a run, with ``config.json``, when all is done; until then ``checkpoint/`` is in it.
     config : FitConfig, optional
     echo : callable
         Gets the label file's warnings and notes, and the split, one line each.
     progress : callable, optional
-        Gets every epoch's row: epoch, train_loss, val_mse, val_src, lr.
+        Gets every epoch's row: epoch, train_loss, grad_norm, lr, val_mse, val_src.
     take : callable, optional
         Gets what the model says of the frames of every labelled clip, as the predictions that are
         written are made: those of validation clips by the network that had not seen them.
@@ -121,6 +126,8 @@ def fit(
     ------
     StoreError, LabelError, SplitError, ModelError, RunError
         See those; nothing is left behind.
+    RunWriteError
+        The disk gave out; the epochs that were done are kept.
     """
     return fit_from(
         store.open(store_path),
@@ -149,6 +156,9 @@ def fit_from(
     """``fit`` on a store that is open already."""
     target = Path(run_dir)
     check_new(target, overwrite)
+    if config.train.tensorboard:
+        check_tensorboard()
+    device_of(config.train)
     models.check_options(config.model, config.model_options)
     spans = clip_spans(source)
     labels = read_labels(labels_path, spans)
@@ -179,23 +189,45 @@ def fit_from(
         return make_loader(source, [spans[c] for c in t["clip"]], labelled, config, budget)
 
     loaders = {part: loader_of(t) for part, t in parts.items()}
-    with new_run_folder(target, overwrite) as folder:
+    identity = _identity(source, config, labels)
+    with at_work(target, identity, overwrite, echo) as work:
         longest = max(loader.longest() for loader in loaders.values())
-        model, options, result = train_network(
-            config, loaders["train"], loaders["val"], longest, config.seed, progress
-        )
-        frames = None if take is None else frame_sink(source, spans, config, take)
-        predictions = predict_scores(model, loaders.values(), label, config, frames)
-        rival = time_average_ridge([loaders["train"], loaders["val"]], loaders["test"])
-        if config.train.refit:
-            echo(f"training again on train and val together, {result.best_epoch} epochs")
-            loaders["train"].release()
-            loaders["val"].release()
-            both = loader_of(table[table["part"] != "test"])
-            model = refit_network(config, options, both, result.best_epoch, config.seed)
-            # The validation part keeps the predictions of the network that had not seen it.
-            seen_and_test = [loaders["train"], loaders["test"]]
-            predictions |= predict_scores(model, seen_and_test, label, config, frames)
+        with closing(EpochLogs(target, config.train.tensorboard)) as logs:
+
+            def log(row: EpochRow) -> None:
+                logs.epoch(row)
+                if progress is not None:
+                    progress(row)
+
+            model, options, result = train_network(
+                config,
+                loaders["train"],
+                loaders["val"],
+                longest,
+                config.seed,
+                log,
+                work.checkpoint("train"),
+            )
+            frames = None if take is None else frame_sink(source, spans, config, take)
+            predictions = predict_scores(model, loaders.values(), label, config, frames)
+            rival = time_average_ridge([loaders["train"], loaders["val"]], loaders["test"])
+            if config.train.refit:
+                echo(f"training again on train and val together, {result.best_epoch} epochs")
+                loaders["train"].release()
+                loaders["val"].release()
+                both = loader_of(table[table["part"] != "test"])
+                model = refit_network(
+                    config,
+                    options,
+                    both,
+                    result.best_epoch,
+                    config.seed,
+                    logs.refit,
+                    work.checkpoint("refit"),
+                )
+                # The validation part keeps the predictions of the network that had not seen it.
+                seen_and_test = [loaders["train"], loaders["test"]]
+                predictions |= predict_scores(model, seen_and_test, label, config, frames)
         rival_score = dict(zip(rival.clips, rival.prediction * label.sd + label.mean, strict=True))
         table["prediction"] = table["clip"].map(predictions)
         table[BASELINE] = table["clip"].map(rival_score)
@@ -212,10 +244,9 @@ def fit_from(
                 _measure(test, BASELINE, "score", config),
             )
 
-        save_model(folder, model, config, options, label, result.best_epoch, _version())
-        write_json(folder / PROVENANCE, _provenance(source, store_path, labels))
+        write_json(target / PROVENANCE, _provenance(source, store_path, labels))
         write_json(
-            folder / METRICS,
+            target / METRICS,
             {
                 "test": measured["test"].to_dict(),
                 "validation": measured["val"].to_dict(),
@@ -223,8 +254,12 @@ def fit_from(
                 **raw_metrics(raw),
             },
         )
-        write_csv(labels.frame.drop(columns="line"), folder / LABELS)
-        _tables(folder, table, result)
+        write_csv(labels.frame.drop(columns="line"), target / LABELS)
+        write_csv(table[["clip", "group", "part"]], target / SPLIT)
+        columns = ["clip", "subset", "part", "score", "target", "prediction", BASELINE]
+        write_csv(table[columns], target / PREDICTIONS)
+        # Last, since it is what makes the folder a run.
+        save_model(target, model, config, options, label, result.best_epoch, _version())
     return FitResult(
         target,
         measured["test"],
@@ -248,6 +283,24 @@ def raw_metrics(raw: tuple[Metrics, Metrics] | None) -> dict[str, object]:
     return {"raw_score": {"test": model, "baselines": {BASELINE: baseline}}}
 
 
+def _identity(source: FeatureStore, config: FitConfig, labels: Labels) -> Identity:
+    """Return what an unfinished fit is known by; not the budget, which does not change it."""
+    used = set(labels.frame["clip"])
+    rows = source.iter_rows(
+        ("clip", "frames", "valid_frames", "content_sha256"),
+        where="track = 0 AND valid_frames > 0",
+        by_start=True,
+    )
+    clips = [row for row in rows if row[0] in used]
+    known = json.dumps([dict(source.provenance), clips], sort_keys=True)
+    return {
+        "settings": config.model_dump(mode="json", exclude={"budget"}),
+        "labels": labels.sha256,
+        "store": hashlib.sha256(known.encode()).hexdigest(),
+        "versions": versions(),
+    }
+
+
 def _measure(table: pd.DataFrame, column: str, against: str, config: FitConfig) -> Metrics:
     return measure(
         np.asarray(table[column], np.float64),
@@ -256,13 +309,6 @@ def _measure(table: pd.DataFrame, column: str, against: str, config: FitConfig) 
         samples=config.bootstrap,
         seed=config.seed,
     )
-
-
-def _tables(folder: Path, table: pd.DataFrame, result: TrainResult) -> None:
-    write_csv(table[["clip", "group", "part"]], folder / SPLIT)
-    columns = ["clip", "subset", "part", "score", "target", "prediction", BASELINE]
-    write_csv(table[columns], folder / PREDICTIONS)
-    write_csv(pd.DataFrame(result.epochs), folder / EPOCHS)
 
 
 def _provenance(source: FeatureStore, store_path: StorePath, labels: Labels) -> dict[str, object]:

@@ -1,13 +1,10 @@
-"""The folder of one fitted model: written whole or not at all, read without unpickling."""
+"""The folder of one fitted model: a run once ``config.json`` is there, read without unpickling."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +22,7 @@ from stages.fit.frames import ClipFrames, FrameSink
 from stages.fit.loader import Budget, ClipLoader
 from stages.fit.spans import ClipSpan, FeatureStore, check_arrays, clip_spans
 from stages.fit.trainer import LabelScale, predict
+from store.durable import write_file
 from store.errors import FacepipeError, StoreMismatchError
 from store.schema import ClipRows
 
@@ -35,7 +33,8 @@ WEIGHTS, CONFIG, PROVENANCE, METRICS = (
     "provenance.json",
     "metrics.json",
 )
-LABELS, SPLIT, PREDICTIONS, EPOCHS = "labels.csv", "split.csv", "predictions.csv", "epochs.csv"
+LABELS, SPLIT, PREDICTIONS = "labels.csv", "split.csv", "predictions.csv"
+CHECKPOINT = "checkpoint"
 
 
 class RunError(FacepipeError, ValueError):
@@ -43,64 +42,14 @@ class RunError(FacepipeError, ValueError):
 
 
 class RunWriteError(RunError):
-    """The disk is full or refused a write; nothing of the run is left there."""
+    """The disk is full or refused a write."""
 
     exit_code = 1
 
 
-@contextmanager
-def new_run_folder(run_dir: Path, overwrite: bool = False) -> Iterator[Path]:
-    """Give a temporary sibling to write into; it becomes ``run_dir`` if the block succeeds.
-
-    Raises
-    ------
-    RunError
-        ``run_dir`` exists and is not to be replaced, or is no run, or cannot be made.
-    RunWriteError
-        The disk gave out.
-    """
-    check_new(run_dir, overwrite)
-    try:
-        run_dir.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{run_dir.name}.partial-", dir=run_dir.parent))
-    except OSError as error:
-        raise RunError(f"{run_dir}: cannot be made ({error.strerror})") from None
-    try:
-        yield partial
-        partial.chmod(0o777 & ~_umask())
-        if run_dir.exists():
-            shutil.rmtree(run_dir)
-        os.replace(partial, run_dir)
-    except FacepipeError:
-        raise
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise RunWriteError(
-            f"{run_dir}: cannot be written ({reason})", "make room, then run the same command again"
-        ) from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def check_new(run_dir: Path, overwrite: bool = False) -> None:
-    """Raise RunError if a run may not be written to ``run_dir``; costs nothing to ask early."""
-    if not run_dir.exists() or (run_dir.is_dir() and not any(run_dir.iterdir())):
-        return
-    if not overwrite:
-        raise RunError(f"{run_dir} exists already", "give another --run, or remove that folder")
-    if not (run_dir / CONFIG).is_file():
-        raise RunError(f"{run_dir} is not a run and is left alone", "give another --run")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write one object, readable and with a stable order of keys."""
-    path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    """Write one object, readable and with a stable order of keys; whole or not at all."""
+    write_file(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
 def save_model(
@@ -112,7 +61,7 @@ def save_model(
     best_epoch: int,
     version: str,
 ) -> None:
-    """Write weights and the configuration that rebuilds the model around them."""
+    """Write weights, and then the configuration that rebuilds the model around them."""
     tensors = {k: v.detach().contiguous().clone() for k, v in model.state_dict().items()}
     save_file(tensors, folder / WEIGHTS)
     write_json(
@@ -284,9 +233,11 @@ def load_run(run_dir: str | os.PathLike[str]) -> Run:
     folder = Path(run_dir)
     if not (folder / CONFIG).is_file():
         what = f"has no {CONFIG}" if folder.is_dir() else "does not exist"
-        raise RunError(
-            f"{folder} is not a run: it {what}", "give the folder that `pipeline fit` made"
-        )
+        hint = "give the folder that `pipeline fit` made"
+        if (folder / CHECKPOINT).is_dir():
+            what = "holds a fit that is not finished"
+            hint = f"run the same `pipeline fit --run {folder}` again: it goes on"
+        raise RunError(f"{folder} is not a run: it {what}", hint)
     meta, provenance, metrics = (_read_json(folder / n) for n in (CONFIG, PROVENANCE, METRICS))
     if meta.get("format") != RUN_FORMAT:
         raise RunError(

@@ -17,10 +17,10 @@ from filelock import FileLock, Timeout
 
 from stages.fit.contestants import Contestant
 from stages.fit.folds import grouped_folds
+from stages.fit.guard import TrainingError
 from stages.fit.metrics import spearman
 from stages.fit.protocol import SplitError
 from stages.fit.spaces import Between, Space
-from stages.fit.trainer import TrainingError
 from store.errors import FacepipeError
 
 if TYPE_CHECKING:  # a study searches, too

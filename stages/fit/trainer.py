@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,22 +10,19 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.utils import parametrize
 
 from stages.fit.batches import Batch
+from stages.fit.checkpoint import Checkpoint, Snapshot, named
 from stages.fit.config import TrainConfig
+from stages.fit.guard import TrainingError
+from stages.fit.learner import EpochRow, Learner
 from stages.fit.loader import ClipLoader
-from stages.fit.losses import total_loss
 from stages.fit.metrics import spearman
 from stages.fit.models import Prediction, TemporalModel
-from store.errors import FacepipeError
 
-EpochRow = dict[str, float]
 Progress = Callable[[EpochRow], None]
-
-
-class TrainingError(FacepipeError, ArithmeticError):
-    """Training came to no finite result."""
 
 
 @dataclass(frozen=True)
@@ -78,41 +74,17 @@ def predict(
     """
     clips: list[str] = []
     p, g = [], []
-    for batch in loader.batches(batch_size):
-        prediction = model.predict(batch.appearance, batch.landmark, batch.mask, batch.timestamp)
-        clips += batch.clips
-        if watch is not None:
-            watch(batch, prediction)
-        p.append(prediction.score)
-        g.append(batch.score)
+    device = next(model.parameters()).device
+    with parametrize.cached():  # the weights do not change: their norms are taken once
+        for batch in loader.batches(batch_size):
+            b = batch.to(device)
+            prediction = model.predict(b.appearance, b.landmark, b.mask, b.timestamp)
+            clips += batch.clips
+            if watch is not None:
+                watch(batch, prediction)
+            p.append(prediction.score.cpu())
+            g.append(batch.score)
     return clips, torch.cat(p), torch.cat(g)
-
-
-class Average:
-    """Exponential moving average of the weights: what is validated, kept and used.
-
-    With few clips one step moves the validation loss as much as ten epochs do; the average makes
-    the choice of an epoch less of a lottery. Ours. ``decay`` 0 is the weights themselves.
-    """
-
-    def __init__(self, model: TemporalModel, decay: float) -> None:
-        self.model = copy.deepcopy(model)
-        self.decay = decay
-        self.steps = 0
-
-    def update(self, model: nn.Module) -> None:
-        """Move the average towards the weights after one more step."""
-        self.steps += 1
-        decay = min(self.decay, self.steps / (self.steps + 9))  # young averages forget sooner
-        with torch.no_grad():
-            for kept, new in zip(self.model.parameters(), model.parameters(), strict=True):
-                kept.lerp_(new, 1 - decay)
-
-
-def learning_rate(config: TrainConfig, epoch: int) -> float:
-    """Linear warm-up, then a half cosine towards 0 at the end; ``epoch`` from 1."""
-    rise = min(1.0, epoch / config.warmup)
-    return config.lr * rise * 0.5 * (1 + math.cos(math.pi * (epoch - 1) / config.epochs))
 
 
 class EpochChoice:
@@ -144,6 +116,16 @@ class EpochChoice:
         self.epoch = epoch
         return True
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what a checkpoint keeps of it, beside ``epoch``."""
+        return {} if self._best is None else {"best_error": torch.from_numpy(self._best)}
+
+    def restore(self, saved: Snapshot) -> None:
+        """Go on from a checkpoint."""
+        self.epoch = int(saved.facts["chosen"])
+        if "best_error" in saved.tensors:
+            self._best = saved.tensors["best_error"].numpy()
+
 
 def train(
     model: TemporalModel,
@@ -152,97 +134,97 @@ def train(
     config: TrainConfig,
     seed: int,
     progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> TrainResult:
     """Train in place; the model ends with the averaged weights of the best epoch.
 
     See EpochChoice for which epoch that is. The test part is not known here.
 
-    Call it within ``reproducible`` for the same weights every time.
+    Call it within ``reproducible`` for the same weights every time. With a ``checkpoint`` it goes
+    on after the last epoch that was saved there, if any, and saves itself after every epoch: on the
+    CPU the result is bit for bit that of a training that was never interrupted.
+
+    Parameters
+    ----------
+    progress : callable, optional
+        Gets every epoch's row once it is saved, those that were done before first.
 
     Raises
     ------
     TrainingError
-        A loss that is not finite; names the clips of the batch.
+        A loss or gradient that is not finite; names the clips.
+    CheckpointError
+        What was saved is damaged, or of a training on other features.
     """
-    optimiser = _optimiser(model, config)
-    average = Average(model, config.ema)
+    learner = Learner(model, config)
     choice = EpochChoice()
-    best_state = copy.deepcopy(average.model.state_dict())
+    best = _copied(learner)
     rows: list[EpochRow] = []
-    for epoch in range(1, config.epochs + 1):
-        loss = _epoch(model, train_clips, optimiser, average, config, seed, epoch)
-        _, p, g = predict(average.model, val_clips, config.batch_size)
+    if checkpoint is not None and (saved := checkpoint.load()) is not None:
+        learner.restore(saved)
+        choice.restore(saved)
+        best = saved.part("best")
+        rows = saved.facts["rows"]
+    if progress is not None:
+        for row in rows:
+            progress(row)
+    while learner.epoch < config.epochs and learner.epoch - choice.epoch < config.patience:
+        row = learner.run_epoch(train_clips, seed)
+        _, p, g = predict(learner.average.model, val_clips, config.batch_size)
         error = ((p - g) ** 2).double().numpy()
-        row: EpochRow = {
-            "epoch": epoch,
-            "train_loss": loss,
+        row |= {
             "val_mse": float(error.mean()),
             "val_src": spearman(p.double().numpy(), g.double().numpy()),
-            "lr": learning_rate(config, epoch),
         }
         rows.append(row)
+        if choice.offer(learner.epoch, error):
+            best = _copied(learner)
+        if checkpoint is not None:
+            now = learner.snapshot()
+            tensors = now.tensors | named("best", best) | choice.tensors()
+            checkpoint.save(Snapshot(tensors, now.facts | {"rows": rows, "chosen": choice.epoch}))
         if progress is not None:
             progress(row)
-        if choice.offer(epoch, error):
-            best_state = copy.deepcopy(average.model.state_dict())
-        elif epoch - choice.epoch >= config.patience:
-            break
+    learner.close(best)
     if choice.epoch == 0:
         raise TrainingError(
             "the validation error was never finite", "lower lr, or check the scores for absurd ones"
         )
-    model.load_state_dict(best_state)
     return TrainResult(rows, choice.epoch)
 
 
 def refit(
-    model: TemporalModel, clips: ClipLoader, epochs: int, config: TrainConfig, seed: int
+    model: TemporalModel,
+    clips: ClipLoader,
+    epochs: int,
+    config: TrainConfig,
+    seed: int,
+    progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> None:
     """Train in place for a number of epochs that is settled, on all clips given.
 
     Nothing is left to validate on, nor to choose: the steps and learning rates are those that
-    ``train`` took to its best epoch. The model ends with the averaged weights.
+    ``train`` took to its best epoch. The model ends with the averaged weights. ``progress`` and
+    ``checkpoint`` as for ``train``.
     """
-    optimiser = _optimiser(model, config)
-    average = Average(model, config.ema)
-    for epoch in range(1, epochs + 1):
-        _epoch(model, clips, optimiser, average, config, seed, epoch)
-    model.load_state_dict(average.model.state_dict())
+    learner = Learner(model, config)
+    rows: list[EpochRow] = []
+    if checkpoint is not None and (saved := checkpoint.load()) is not None:
+        learner.restore(saved)
+        rows = saved.facts["rows"]
+    if progress is not None:
+        for row in rows:
+            progress(row)
+    while learner.epoch < epochs:
+        rows.append(learner.run_epoch(clips, seed))
+        if checkpoint is not None:
+            now = learner.snapshot()
+            checkpoint.save(Snapshot(now.tensors, now.facts | {"rows": rows}))
+        if progress is not None:
+            progress(rows[-1])
+    learner.close(learner.average.model.state_dict())
 
 
-def _optimiser(model: TemporalModel, config: TrainConfig) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-
-
-def _epoch(
-    model: TemporalModel,
-    clips: ClipLoader,
-    optimiser: torch.optim.Optimizer,
-    average: Average,
-    config: TrainConfig,
-    seed: int,
-    epoch: int,
-) -> float:
-    """Train on every clip once; returns the mean loss."""
-    for group in optimiser.param_groups:
-        group["lr"] = learning_rate(config, epoch)
-    model.train()
-    total, count = 0.0, 0
-    for batch in clips.batches(
-        config.batch_size, shuffle=True, seed=seed, epoch=epoch, bucket=config.bucket
-    ):
-        optimiser.zero_grad()
-        p = model(batch.appearance, batch.landmark, batch.mask, batch.timestamp).score  # (B,)
-        loss = total_loss(p, batch.score, config.alpha, config.delta, config.loss, plcc=config.plcc)
-        if not bool(torch.isfinite(loss)):
-            raise TrainingError(
-                f"the loss is not finite in epoch {epoch} on the clips {', '.join(batch.clips)}",
-                "lower lr, or leave out clips whose scores are absurd",
-            )
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-        optimiser.step()
-        average.update(model)
-        total += float(loss.detach()) * len(batch.clips)
-        count += len(batch.clips)
-    return total / count
+def _copied(learner: Learner) -> dict[str, Tensor]:
+    return {k: v.clone() for k, v in learner.average.model.state_dict().items()}

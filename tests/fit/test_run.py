@@ -197,24 +197,29 @@ def test_an_existing_folder_is_kept_unless_told_otherwise(made: Made, tmp_path: 
     target = tmp_path / "run"
     target.mkdir()
     (target / "mine.txt").write_text("mine")
-    with pytest.raises(RunError, match="exists already"):
-        fit(*made, target, CONFIG)
-    with pytest.raises(RunError, match="is not a run and is left alone"):
-        fit(*made, target, CONFIG, overwrite=True)
+    for overwrite in (False, True):
+        with pytest.raises(RunError, match="is not a run and is left alone"):
+            fit(*made, target, CONFIG, overwrite=overwrite)
     assert (target / "mine.txt").read_text() == "mine"
     quick = apply_overrides(CONFIG, ["epochs=1"])
     fit(*made, tmp_path / "other", quick)
+    with pytest.raises(RunError, match="exists already"):
+        fit(*made, tmp_path / "other", quick)
     fit(*made, tmp_path / "other", apply_overrides(quick, ["seed=5"]), overwrite=True)
     assert load_run(tmp_path / "other").config.seed == 5
     assert sorted(p.name for p in tmp_path.iterdir()) == ["other", "run"]
 
 
-def test_a_fit_that_fails_leaves_nothing_behind(made: Made, tmp_path: Path) -> None:
-    def interrupt(_: dict[str, float]) -> None:
+def test_a_fit_that_fails_leaves_nothing_behind(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        fit(*made, tmp_path / "run", CONFIG, progress=interrupt)
+    with monkeypatch.context() as patch:
+        patch.setattr("stages.fit.learner.total_loss", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            fit(*made, tmp_path / "run", CONFIG)
     labels = [("p00/clip000", 1.0, "a"), ("p01/clip001", 2.0, "b")]
     with pytest.raises(SplitError, match="2 labelled clips of 2"):
         fit(made[0], write_labels(tmp_path / "few.csv", labels), tmp_path / "run", CONFIG)
@@ -232,11 +237,22 @@ def test_a_full_disk_is_one_clear_error(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("stages.fit.run_folder.save_file", full)
-    with pytest.raises(RunError, match="run: cannot be written .No space left") as caught:
-        fit(*made, tmp_path / "run", apply_overrides(CONFIG, ["epochs=1"]))
+    target = tmp_path / "run"
+    quick = apply_overrides(CONFIG, ["epochs=1"])
+    with monkeypatch.context() as patch:
+        patch.setattr("stages.fit.run_folder.save_file", full)
+        with pytest.raises(RunError, match="run: cannot be written .No space left") as caught:
+            fit(*made, target, quick)
     assert caught.value.exit_code == 1
-    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(RunError, match="holds a fit that is not finished"):
+        load_run(target)
+    with monkeypatch.context() as patch:
+        patch.setattr("stages.fit.unfinished.write_file", full)
+        with pytest.raises(RunError, match="cannot be written .No space left"):
+            fit(*made, tmp_path / "other", quick)
+    fit(*made, target, quick)
+    assert {p.name for p in target.iterdir()} == FILES
+    assert not (tmp_path / "other").exists()
 
 
 def test_relative_targets_are_fitted_on_the_train_part_and_raw_scores_are_kept(

@@ -10,15 +10,14 @@ import torch
 import store
 from stages.fit import models
 from stages.fit.config import TrainConfig
+from stages.fit.guard import TrainingError
+from stages.fit.learner import Average, learning_rate
 from stages.fit.loader import ClipLoader
 from stages.fit.spans import clip_spans
 from stages.fit.trainer import (
-    Average,
     EpochChoice,
     LabelScale,
-    TrainingError,
     TrainResult,
-    learning_rate,
     predict,
     refit,
     reproducible,

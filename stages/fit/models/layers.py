@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from stages.fit.models.base import ModelError, StreamStatistics, TemporalModel, choose
 from store.schema import LANDMARK_DIM
@@ -45,12 +46,35 @@ class Standardise(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """(B, T, C), mask (B, T, 1) float -> (B, T, C), 0 outside the mask."""
+        centre, static = self._mean_of_clips(x, mask)
+        return self.gain * ((x - centre) / self.within + self.level * static) * mask
+
+    def project(
+        self, x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return what a linear layer makes of ``forward``, and the mean of ``forward`` itself.
+
+        Both being affine, the scale goes into the weight and the rest into one bias a clip: the
+        frames, 32 times as many numbers as 16 channels, are read and not written.
+
+        (B, T, C), mask (B, T, 1) float, weight (Cout, C), bias (Cout,) -> (B, Cout, T), 0 outside
+        the mask; (B, C), 0 for a clip without a valid frame.
+        """
+        centre, static = self._mean_of_clips(x, mask)
+        rate = self.gain / self.within  # (C,)
+        mean = self.gain * self.level * static  # (B, 1, C); deviations from the mean sum to 0
+        offset = linear(mean - centre * rate, weight, bias)  # (B, 1, Cout)
+        y = (linear(x, weight * rate) + offset) * mask  # (B, T, Cout)
+        return y.transpose(1, 2), (mean * mask.amax(dim=1, keepdim=True)).squeeze(1)
+
+    def _mean_of_clips(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return each clip's mean, and the same on the training clips' scale: (B, 1, C) each."""
         frames = mask.sum(dim=1, keepdim=True).clamp(min=1)  # (B, 1, 1)
-        centre = (x * mask).sum(dim=1, keepdim=True) / frames  # (B, 1, C)
+        centre = torch.bmm(mask.transpose(1, 2), x) / frames  # (B, 1, C)
         static = (centre - self.mean) / self.sd  # (B, 1, C)
         if self.training and self.noise:
             static = static + self.noise * torch.randn_like(static)
-        return self.gain * ((x - centre) / self.within + self.level * static) * mask
+        return centre, static
 
 
 class FrameGate(nn.Module):
@@ -183,14 +207,26 @@ class TwoStreamModel(TemporalModel):
             x["landmark"] = self.standardise_landmark(landmark, frames)
         return x
 
-    def projected(self, scaled: dict[str, Tensor], m: Tensor) -> dict[str, Tensor]:
-        """Project standardised streams, and while training hide one of them from some clips.
+    def projected(
+        self, appearance: Tensor, landmark: Tensor, frames: Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the streams that are read, standardised and projected, and the means before that.
 
-        Each (B, T, D), m (B, 1, T) float -> each (B, C, T), 0 outside the mask.
+        While training one of the projected streams is hidden from some clips. Shapes as for
+        ``scaled``; each (B, C, T), 0 outside the mask, and each (B, D), see Standardise.project.
         """
-        x = {name: self.project[name](y.transpose(1, 2)) * m for name, y in scaled.items()}
+        x, means = {}, {}
+        given = {
+            "appearance": (self.standardise_appearance, appearance),
+            "landmark": (self.standardise_landmark, landmark),
+        }
+        for name, layer in self.project.items():
+            standardise, y = given[name]
+            assert isinstance(layer, nn.Conv1d)
+            weight = layer.weight.squeeze(2)  # (C, D)
+            x[name], means[name] = standardise.project(y, frames, weight, layer.bias)
         self._hide(x)
-        return x
+        return x, means
 
     def read(self, appearance: Tensor, landmark: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Standardise, project and join the streams: (B, width, T), and the mask (B, 1, T) float.
@@ -198,6 +234,5 @@ class TwoStreamModel(TemporalModel):
         Shapes as for TemporalModel.forward.
         """
         frames = mask.unsqueeze(2).to(appearance.dtype)  # (B, T, 1)
-        m = frames.transpose(1, 2)  # (B, 1, T)
-        x = self.projected(self.scaled(appearance, landmark, frames), m)
-        return torch.cat(list(x.values()), dim=1), m
+        x, _ = self.projected(appearance, landmark, frames)
+        return torch.cat(list(x.values()), dim=1), frames.transpose(1, 2)

@@ -157,7 +157,7 @@ class TwoStreamTCN(TwoStreamModel):
         """Score a padded batch, see TemporalModel.forward; ``timestamp`` is not read."""
         frames = mask.unsqueeze(2).to(appearance.dtype)  # (B, T, 1)
         m = frames.transpose(1, 2)  # (B, 1, T)
-        x = self.projected(self.scaled(appearance, landmark, frames), m)  # each (B, C, T)
+        x, _ = self.projected(appearance, landmark, frames)  # each (B, C, T)
 
         weights: dict[str, Tensor] = {}
         if "l2a" in self.gates:
