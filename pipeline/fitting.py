@@ -58,6 +58,8 @@ def fit_model(
             "write one line for each clip of the store, or name the file with --labels",
         )
     target = run or runs / f"{model}-{datetime.now():%Y%m%d-%H%M%S}"
+    if run is None:
+        console.note(f"run: {target}; interrupted, it goes on if given --run {target}")
     with console.epoch_progress(config.train.epochs) as epoch:
         result = run_fit(store, labels, target, config, console.note, epoch, overwrite=overwrite)
     return Fitted(result, config)
