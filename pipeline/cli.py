@@ -188,6 +188,7 @@ def fit(
 ) -> None:
     """Train a temporal model on a store and measure it on people it has not seen.
 
+    Interrupted, the same command with the same --run goes on after the last finished epoch.
     Example: pipeline fit --model 2stcn --set train.alpha=0.5 --set model.temporal_fusion=last
     """
     from pipeline.fitting import fit_model, show_fit
