@@ -10,6 +10,7 @@ import typer
 from pipeline import __version__, console, evaluate_commands
 from pipeline.commands import packs_app, store_app
 from pipeline.errors import run_reporting
+from pipeline.label_commands import labels_app
 from pipeline.model_commands import models
 from pipeline.report_commands import report
 from stages.extract.device import Device, Precision
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 app.add_typer(packs_app, name="packs")
 app.add_typer(store_app, name="store")
+app.add_typer(labels_app, name="labels")
 evaluate_commands.add_to(app)
 app.command()(models)
 app.command()(report)
@@ -175,6 +177,7 @@ def fit(
     run: Annotated[
         Path | None, typer.Option(help="Folder for the result. [default: runs/MODEL-DATE-TIME]")
     ] = None,
+    normalise: evaluate_commands.NormaliseOption = evaluate_commands.Normalise.NONE,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="A setting, as key=value; may be given several times."),
@@ -190,9 +193,10 @@ def fit(
 
     stores = store or [str(DEFAULT_STORE)]
     source = stores[0] if len(stores) == 1 else stores
-    fitted = fit_model(
-        model, source, labels, run, settings or [], DEFAULT_RUNS, per_frame=per_frame
-    )
+    chosen = settings or []
+    if normalise is not evaluate_commands.Normalise.NONE:
+        chosen = [*chosen, f"normalise={normalise}"]
+    fitted = fit_model(model, source, labels, run, chosen, DEFAULT_RUNS, per_frame=per_frame)
     if json:
         console.emit(fitted.to_dict())
     else:

@@ -48,7 +48,7 @@ def path(name: Name) -> None:
     """Print the folder of an installed pack; insightface's FaceAnalysis loads it by that path."""
     from stages.extract import packs
 
-    console.out.print(str(packs.path(name)), soft_wrap=True, markup=False)
+    console.result(str(packs.path(name)))
 
 
 @packs_app.command("verify")
@@ -194,4 +194,4 @@ def digest(store: Stores) -> None:
     import store as stores
 
     for clip, sha256 in stores.digest(_one_or_several(store)):
-        console.out.print(f"{clip} {sha256}", soft_wrap=True, markup=False)
+        console.result(f"{clip} {sha256}")

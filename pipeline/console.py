@@ -1,6 +1,7 @@
 """The one place that prints: results to stdout, everything else to stderr.
 
-With ``--json`` stdout gets exactly one JSON object.
+With ``--json`` stdout gets exactly one JSON object. What is printed may hold the names of files,
+channels and people: it is shown as it is, rich's brackets too, but for what would not print.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -23,6 +23,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
+
+from store.printable import printable
 
 if TYPE_CHECKING:  # the console itself must come up at once
     from stages.extract.run import Summary
@@ -32,31 +35,34 @@ out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 
+def shown(text: str, style: str = "") -> Text:
+    """Return text as it is, but for what would not print: it cannot command the terminal."""
+    return Text(printable(text, keep="\n"), style)
+
+
 def note(line: str) -> None:
     """Say something by the way."""
-    err.print(f"[dim]{escape(line)}[/dim]", soft_wrap=True)
+    err.print(shown(line, "dim"), soft_wrap=True)
 
 
 def warn(line: str) -> None:
     """Say something that the user should not miss."""
-    err.print(f"[yellow]warning:[/yellow] {escape(line)}", soft_wrap=True)
+    err.print(Text.assemble(("warning: ", "yellow"), shown(line)), soft_wrap=True)
 
 
 def error(line: str, hint: str = "") -> None:
     """Say why it does not go on, and what to do."""
-    err.print(f"[bold red]error:[/bold red] {escape(line)}", soft_wrap=True)
+    err.print(Text.assemble(("error: ", "bold red"), shown(line)), soft_wrap=True)
     if hint:
-        err.print(f"  [dim]->[/dim] {escape(hint)}", soft_wrap=True)
+        err.print(Text.assemble(("  -> ", "dim"), shown(hint)), soft_wrap=True)
 
 
-def result(line: str) -> None:
-    """Print a line of the result; rich markup is allowed."""
-    out.print(line, soft_wrap=True)
+def result(line: str | Text) -> None:
+    """Print a line of the result."""
+    out.print(shown(line) if isinstance(line, str) else line, soft_wrap=True)
 
 
-def say(line: str) -> None:
-    """Print a line of the result as it is, brackets and all."""
-    out.print(line, soft_wrap=True, markup=False)
+say = result
 
 
 def emit(value: dict[str, Any]) -> None:
@@ -72,7 +78,7 @@ def table(title: str, columns: list[str], rows: list[list[object]]) -> None:
         numeric = bool(rows) and all(isinstance(row[i], int | float) for row in rows)
         grid.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        grid.add_row(*(escape(str(cell)) for cell in row))
+        grid.add_row(*(shown(str(cell)) for cell in row))
     out.print(grid)
 
 

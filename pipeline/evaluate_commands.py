@@ -12,6 +12,7 @@ import typer
 from pipeline import console
 
 if TYPE_CHECKING:  # the command line must come up at once
+    from stages.fit.compare import Row
     from stages.fit.evaluate import Evaluated
     from stages.fit.study import Design
 
@@ -185,16 +186,8 @@ def _show(evaluated: Evaluated, json: bool) -> None:
             {
                 "out": str(evaluated.folder),
                 "groups": evaluated.study.grouping.sentences,
-                "rows": [
-                    {
-                        "contestant": row.name,
-                        "subset": row.subset,
-                        "clips": row.n,
-                        "groups": row.groups,
-                        **{name: _finite(vars(e)) for name, e in row.estimates.items()},
-                    }
-                    for row in comparison.rows
-                ],
+                "rows": [_told(row) for row in comparison.rows],
+                "raw_score_rows": [_told(row) for row in comparison.raw],
                 "differences": [_finite(vars(d)) for d in comparison.differences],
                 "explain": [
                     {
@@ -213,13 +206,27 @@ def _show(evaluated: Evaluated, json: bool) -> None:
         for row in comparison.of(ALL)
     ]
     console.table("", [ALL, *(name.upper() for name in names), "n"], rows)
+    if comparison.raw:
+        raw = [[r.name, *(estimate_text(r.estimates[n]) for n in names[:2]), r.n]
+               for r in comparison.of(ALL, raw=True)]  # fmt: skip
+        console.table("", [f"{ALL}, scores as they are", "SRC", "PC", "n"], raw)
     for sentence in [
         *subset_sentences(comparison, ALL),
         *difference_sentences(comparison, evaluated.asked),
         *explain_sentences(evaluated.links),
     ]:
-        console.say(sentence)
-    console.say(f"report: {evaluated.folder / REPORT}")
+        console.result(sentence)
+    console.result(f"report: {evaluated.folder / REPORT}")
+
+
+def _told(row: Row) -> dict[str, Any]:
+    return {
+        "contestant": row.name,
+        "subset": row.subset,
+        "clips": row.n,
+        "groups": row.groups,
+        **{name: _finite(vars(estimate)) for name, estimate in row.estimates.items()},
+    }
 
 
 def _finite(values: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from stages.fit.config import FitConfig, apply_overrides
 from stages.fit.frames import csv_writer
 from stages.fit.labels import LabelError
 from stages.fit.metrics import Metrics
-from stages.fit.run import BASELINE, FitResult
+from stages.fit.run import BASELINE, FitResult, raw_metrics
 from stages.fit.run import fit as run_fit
 
 
@@ -34,6 +34,7 @@ class Fitted:
             "test": self.result.test.to_dict(),
             "validation": self.result.val.to_dict(),
             "baselines": {BASELINE: self.result.baseline.to_dict()},
+            **raw_metrics(self.result.raw),
         }
 
 
@@ -74,6 +75,14 @@ def show_fit(fitted: Fitted) -> None:
     rows = [_row(name, result.test), _row("time-averaged ridge", result.baseline)]
     columns = ["held-out clips", "SRC", "95 % interval", "PC", "MAE", "RMSE", "n"]
     console.table("", columns, rows)
+    if result.raw is not None:
+        console.result(
+            f"Scores relative to their subset ({fitted.config.normalise}), by the training clips. "
+            "The same predictions against the scores as they are:"
+        )
+        named = zip((name, "time-averaged ridge"), result.raw, strict=True)
+        raw = [[*_row(*row)[:4], row[1].n] for row in named]
+        console.table("", ["raw scores", *columns[1:4], "n"], raw)
     console.result(f"epoch {result.best_epoch} of {len(result.epochs)}, chosen on validation clips")
     if math.isnan(result.test.src_low):
         console.result("No rank correlation: all predictions, or all labels, are the same.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from stages.fit.frames import ClipFrames, csv_writer
 from stages.fit.run import load_run
 from store.errors import FacepipeError
 from store.schema import ClipRecord, Status
+from store.tables import write_csv
 
 COLUMNS = ["clip", "score", "status", "frames", "valid_frames", "duration_s", "message"]
 
@@ -61,7 +61,8 @@ def score(
         A run folder.
     out : Path
         CSV: clip, score (empty where there is none), status, frames, valid_frames, duration_s,
-        message. Written whole or not at all.
+        message. Written whole or not at all; see store.tables for text that a spreadsheet would
+        compute.
     keep_store : bool
         Whether ``options.store`` keeps the features, for the next time or for a look at them. If
         not, they go to a temporary store.
@@ -150,12 +151,9 @@ def _row(clip: str, record: ClipRecord, scores: dict[str, float]) -> dict[str, o
 
 
 def _write(table: pd.DataFrame, out: Path) -> None:
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
-        table.to_csv(partial, index=False, float_format="%.6g")
-        os.replace(partial, out)
+        write_csv(table, out, float_format="%.6g")
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise ScoreError(f"{out}: cannot be written ({error.strerror})", "change --out") from None
 
 

@@ -23,6 +23,7 @@ from store.exchange import (
 )
 from store.mismatch import to_json
 from store.schema import ClipRecord
+from store.tables import write_csv
 
 SUFFIX = ".csv"
 ABOUT = "facepipe-export.json"
@@ -50,7 +51,7 @@ class CsvSink:
         made = pd.concat([_table(record.track, arrays) for record, arrays in tracks if arrays])
         made = made.sort_values(["frame", "face_id"], kind="stable")
         # Nine significant digits tell any two float32 apart.
-        made.to_csv(path, index=False, float_format="%.9g", lineterminator="\n")
+        write_csv(made, path, float_format="%.9g", lineterminator="\n")
 
     def close(self) -> None:
         """Write what the files cannot say."""

@@ -24,7 +24,7 @@ _PRAGMAS = (
     "auto_vacuum=INCREMENTAL",
     "journal_mode=DELETE",
     "synchronous=FULL",
-    "cache_size=-65536",
+    "cache_size=-8192",
     # Debian's SQLite zeroes every freed page, which would write the journal to the disk once more.
     # FAST still zeroes where a page is written anyway, as those of the table clip are.
     "secure_delete=FAST",

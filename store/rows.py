@@ -261,24 +261,23 @@ def pack(
 
 
 class Slab:
-    """Room for rows from the journal, filled without a copy in between and used again.
+    """Room for rows from the journal, filled and used again.
 
     Parameters
     ----------
     size : int
         Rows that there is room for.
     specs : tuple of ArraySpec
-        The arrays, in the order in which ``pack`` wrote them.
+        The arrays.
     """
 
     def __init__(self, size: int, specs: tuple[ArraySpec, ...]) -> None:
-        self._specs = specs
         self._arrays = {spec.name: np.empty((size, *spec.tail), spec.dtype) for spec in specs}
 
-    def put(self, at: int, rows: int, data: bytes) -> None:
-        """Unpack ``rows`` rows that ``pack`` wrote to the rows from ``at`` on."""
-        for name, values in unpack(rows, data, self._specs).items():
-            self._arrays[name][at : at + rows] = values
+    def put(self, at: int, rows: Rows, start: int, stop: int) -> None:
+        """Copy rows ``start`` to ``stop`` of arrays to the rows from ``at`` on."""
+        for name, values in rows.items():
+            self._arrays[name][at : at + stop - start] = values[start:stop]
 
     def rows(self, count: int) -> Rows:
         """Return the first ``count`` rows, as views."""

@@ -31,7 +31,7 @@ class Writer:
     """Opens or creates a store for writing, as its only writer; a context manager.
 
     A clip is journalled in ``index.sqlite`` when ``append`` returns and cannot be lost any more,
-    and becomes visible to readers with the next flush: where the rows reach a multiple of 32,768,
+    and becomes visible to readers with the next flush: where the rows reach a multiple of 16,384,
     and at ``close``. What a killed writer left is mended when the next one opens. Use from one
     thread at a time.
 
@@ -295,19 +295,25 @@ class Writer:
     def _slabs(
         self, pending: list[tuple[int, ClipRecord]], start: int
     ) -> Iterator[tuple[int, clip_rows.Rows]]:
-        """Yield the journal as (first row, arrays) of about ``flush_rows``: constant memory."""
-        left = sum(record.frames for _, record in pending)
-        size = self._layout.flush_rows
-        parts = (part for number, _ in pending for part in self._index.parts(number))
-        slab, count = clip_rows.Slab(min(size, left), self._specs), 0
-        for n, data in parts:
-            if count and count + n > size:
-                yield start, slab.rows(count)
-                start, left, count = start + count, left - count, 0
-            slab.put(count, n, data)
-            count += n
-        if count:
-            yield start, slab.rows(count)
+        """Yield the journal as (first row, arrays), one shard at a time, in the same memory.
+
+        What fills a shard is written without reading it first.
+        """
+        end = start + sum(record.frames for _, record in pending)
+        shard = self._arrays.shard_rows
+        slab = clip_rows.Slab(min(shard, end - start), self._specs)
+        first = at = start
+        stop = min(end, start - start % shard + shard)
+        for number, _ in pending:
+            for n, data in self._index.parts(number):
+                rows, done = clip_rows.unpack(n, data, self._specs), 0
+                while done < n:
+                    count = min(n - done, stop - at)
+                    slab.put(at - first, rows, done, done + count)
+                    at, done = at + count, done + count
+                    if at == stop:
+                        yield first, slab.rows(at - first)
+                        first, stop = at, min(end, at + shard)
 
     def close(self) -> None:
         """Flush, close the holes that replaced clips left, and give the lock back.

@@ -7,12 +7,12 @@ is drawn in ``pipeline.demo.motion``.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.interpolate import RBFInterpolator
 
@@ -29,6 +29,7 @@ from pipeline.demo.motion import (
     plan,
 )
 from store.errors import FacepipeError
+from store.tables import write_csv
 
 __all__ = ["RenderError", "dense_fields", "describe_label", "frames_of", "render_clips"]
 
@@ -171,10 +172,8 @@ def render_clips(
         for motion in motions:
             if motion.person == portrait.person:
                 _write(folder / motion.clip, frames_of(portrait, motion, fields, size), fps, size)
-    with (folder / "labels.csv").open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        rows.writerow(["clip", "score", "person"])
-        rows.writerows([m.clip, f"{m.score:.3f}", m.person] for m in motions)
+    rows = [[m.clip, f"{m.score:.3f}", m.person] for m in motions]
+    write_csv(pd.DataFrame(rows, columns=["clip", "score", "person"]), folder / "labels.csv")
     return motions
 
 

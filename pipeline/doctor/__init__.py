@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from rich.text import Text
+
 from pipeline import console
 from pipeline.doctor import computing, disks, packages
 from pipeline.doctor.finding import Finding, Level, fail
@@ -41,6 +43,8 @@ def show_findings(findings: list[Finding]) -> None:
     """Print a line for each finding, and how to mend it."""
     colours = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
     for finding in findings:
-        line = console.escape(f"{finding.check}: {finding.message}")
-        mend = f" [dim]->[/dim] {console.escape(finding.mend)}" if finding.mend else ""
-        console.result(f"[{colours[finding.level]}]{finding.level:4}[/] {line}{mend}")
+        line = [console.shown(f"{finding.level:4}", colours[finding.level])]
+        line.append(console.shown(f" {finding.check}: {finding.message}"))
+        if finding.mend:
+            line += [console.shown(" -> ", "dim"), console.shown(finding.mend)]
+        console.result(Text.assemble(*line))

@@ -15,6 +15,7 @@ from stages.fit.compare import ALL, Comparison, compare
 from stages.fit.run import BASELINE, Run, RunError, load_run
 from stages.fit.run_folder import EPOCHS, LABELS, PREDICTIONS, SPLIT
 from stages.fit.verdict import difference_sentences, subset_sentences
+from store.tables import unguard
 
 RIVAL = "time-averaged ridge"
 
@@ -31,9 +32,9 @@ class Facts:
     store_path : str
         Where it is, or was.
     clips : DataFrame
-        A row a labelled clip: clip, part, group, score, prediction, the baseline's prediction,
-        error, off (ranks apart, as a share of the held-out clips; NaN elsewhere), subset, and the
-        labels' other columns.
+        A row a labelled clip: clip, part, group, score (what was to be predicted), raw (the score
+        as labelled), prediction, the baseline's prediction, error, off (ranks apart, as a share of
+        the held-out clips; NaN elsewhere), subset, and the labels' other columns.
     epochs : DataFrame
         epoch, train_loss, val_mse, val_src, lr.
     labelled : bool
@@ -51,6 +52,11 @@ class Facts:
     def model(self) -> str:
         """The model's name."""
         return self.run.config.model
+
+    @property
+    def relative(self) -> bool:
+        """Whether what was predicted is the score relative to its subset."""
+        return self.run.config.normalise != "none"
 
     @property
     def held_out(self) -> pd.DataFrame:
@@ -82,6 +88,9 @@ def read_facts(run_dir: Path, store_path: list[str] | None) -> Facts:
     if "subset" not in clips:
         clips["subset"] = ""
     clips["subset"] = clips["subset"].fillna("")
+    clips["raw"] = clips["score"]
+    if "target" in clips:
+        clips["score"] = clips.pop("target")
     clips["error"] = clips["prediction"] - clips["score"]
     test = clips["part"] == "test"
     ranks = clips.loc[test, ["prediction", "score"]].rank()
@@ -100,8 +109,9 @@ def _table(path: Path, text: bool = False) -> pd.DataFrame:
     """Read a table of the run; its words stay words: 'NA' may be a clip."""
     try:
         found = pd.read_csv(path, dtype=str, keep_default_na=False)
+        found = found.map(unguard).rename(columns=unguard)
         if not text:
-            named = ("clip", "part", "group")
+            named = ("clip", "part", "group", "subset")
             numbers = [c for c in found if c not in named]
             found[numbers] = found[numbers].replace("", "nan").astype(np.float64)
     except (OSError, ValueError) as error:
@@ -126,9 +136,10 @@ def judge(facts: Facts) -> Verdict:
     comparison = compare(
         {name: table[[column]].to_numpy().T for name, column in names.items()},
         score[None],
-        score,
+        table["raw"].to_numpy(),
         table["subset"].tolist(),
         table["group"].tolist(),
+        normalised=facts.relative,
         samples=config.bootstrap,
         seed=config.seed,
     )
@@ -156,7 +167,7 @@ def judge_attributes(facts: Facts) -> list[tuple[Attribute, list[str]]]:
     return found
 
 
-_OURS = {"clip", "part", "group", "score", "prediction", BASELINE, "error", "off", "person"}
+_OURS = {"clip", "part", "group", "score", "raw", "prediction", BASELINE, "error", "off", "person"}
 
 
 def settings(facts: Facts) -> list[tuple[str, Any]]:
@@ -177,6 +188,8 @@ def settings(facts: Facts) -> list[tuple[str, Any]]:
         ("fitted", saved.get("created", "")),
         ("model", f"{config.model}, {weights:,} weights; options: {options}"),
         ("clips", parts),
+        ("predicted", f"the score relative to its subset ({config.normalise})"
+                      if facts.relative else "the score as it is"),
         ("labels", f"{labels.get('file', '')} (sha256 {str(labels.get('sha256', ''))[:12]})"),
         ("features", f"{config.stream} and landmarks ({config.landmarks}) from {facts.store_path}"),
         ("pack", f"{pack.get('name', '')} ({pack.get('fingerprint', '')[:12]}); licence: "

@@ -211,7 +211,8 @@ def scatter(facts: Facts) -> Chart:
     both = span(np.concatenate([table["score"], table["prediction"]]))
     made = chart(
         "Predicted against true score of the held-out clips",
-        both, both, "true score", "predicted", (560, 460), by="point",
+        both, both, "true score, relative to its subset" if facts.relative else "true score",
+        "predicted", (560, 460), by="point",
     )  # fmt: skip
     low, high = both
     made.line([low, high], [low, high], "equal")

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages.extract.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-from store.errors import FacepipeError
+from store.clip_id import MAX_LENGTH, check_clip_id
+from store.errors import ClipIdError, FacepipeError
+from store.printable import printable
 
 _SUFFIXES = VIDEO_SUFFIXES | IMAGE_SUFFIXES
 
@@ -75,8 +77,9 @@ def find_clips(paths: Sequence[Path]) -> list[Source]:
     """List the videos and still images under some paths, sorted by clip id.
 
     Folders are searched recursively; a clip's id is its path below the folder that was given, with
-    ``/`` between the parts, and for a file that was given itself its name. Hidden files (among them
-    macOS's ``._x.mp4``) are passed over.
+    ``/`` between the parts, and for a file that was given itself its name; what cannot stand in an
+    id is written ``%XX`` (store.printable). Hidden files (among them macOS's ``._x.mp4``) are
+    passed over.
 
     Raises
     ------
@@ -108,7 +111,7 @@ def _under(root: Path) -> Iterator[tuple[str, Path]]:
                 f"{root}: not a video or image by its name",
                 "looked for " + " ".join(sorted(VIDEO_SUFFIXES | IMAGE_SUFFIXES)),
             )
-        yield _printable(root.name), root
+        yield _clip_id(root.name), root
         return
     if not root.is_dir():
         raise InputError(f"{root}: no such file or folder", "give a folder of videos, or files")
@@ -121,7 +124,7 @@ def _under(root: Path) -> Iterator[tuple[str, Path]]:
         below = "" if here == root else f"{here.relative_to(root).as_posix()}/"
         for name in names:
             if _is_clip(name):
-                yield _printable(below + name), here / name
+                yield _clip_id(below + name), here / name
 
 
 def _is_clip(name: str) -> bool:
@@ -129,9 +132,14 @@ def _is_clip(name: str) -> bool:
     return not name.startswith(".") and suffix in _SUFFIXES
 
 
-def _printable(name: str) -> str:
-    """Escape what cannot stand in an index or a CSV: control characters, bytes that are no text."""
-    if name.isprintable():
-        return name
-    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+def _clip_id(name: str) -> str:
+    """Return the id of a file: its name where that may be one, else with ``%XX`` in it."""
+    clip = printable(name)
+    if "\\" in clip or clip[1:2] == ":":  # a separator, a drive letter on other systems
+        try:
+            check_clip_id(clip)
+        except ClipIdError:
+            clip = clip.replace("\\", "%5C").replace(":", "%3A")
+    if len(clip) > MAX_LENGTH:
+        clip = f"{clip[: MAX_LENGTH - 40]}%~{hashlib.sha256(clip.encode()).hexdigest()[:32]}"
+    return clip

@@ -259,8 +259,7 @@ def _results(
     echo: Callable[[str], None],
 ) -> Iterator[Result]:
     """Extract where the options say."""
-    # The longest first, so that none of them runs alone at the end.
-    todo, limit = sorted(summary.plan.todo, key=_size, reverse=True), options.time_limit_s
+    todo, limit = long_ones_first(summary.plan.todo, summary.workers), options.time_limit_s
     if options.scheduler is None:
         return run_clips(todo, setup, summary.workers, limit)
     return cluster.run_clips(
@@ -272,6 +271,19 @@ def _results(
         fingerprint=fingerprint,
         echo=echo,
     )
+
+
+def long_ones_first(sources: Sequence[Source], workers: int) -> list[Source]:
+    """Order clips so that no worker is left alone with a long one at the end.
+
+    Clips of more than a twentieth of a worker's share go first, the longest at the front; the rest
+    keep their order. A large folder is all rest: sorted, its largest frames would be in memory at
+    the same time.
+    """
+    sizes = {source: _size(source) for source in sources}
+    long = sum(sizes.values()) / max(workers, 1) / 20
+    first = sorted((s for s in sources if sizes[s] > long), key=sizes.__getitem__, reverse=True)
+    return [*first, *(source for source in sources if sizes[source] <= long)]
 
 
 def _size(source: Source) -> int:

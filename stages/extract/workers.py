@@ -6,10 +6,12 @@ its clip along: pebble replaces it, the clip is tried once more and then given u
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, wait
@@ -178,7 +180,19 @@ def extract_here(sources: list[Source], setup: WorkerSetup) -> list[Result]:
     FacepipeError
         The nets cannot be opened.
     """
-    return [result for _, results in engine_here(setup).run(sources) for result in results]
+    done = [result for _, results in engine_here(setup).run(sources) for result in results]
+    _give_back_memory()
+    return done
+
+
+def _give_back_memory() -> None:
+    """Return freed pages to the system, where the C library is glibc.
+
+    It keeps the holes that large frames leave: 100 MB a worker after one clip of 1080p.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def engine_here(setup: WorkerSetup) -> Any:

@@ -11,7 +11,14 @@ from stages.fit.compare import ALL, Comparison
 from stages.fit.config import ConfigError, FitConfig, apply_overrides
 from stages.fit.contestants import Contestant, standing
 from stages.fit.evaluate import Evaluated, FoldDone, open_study, run_study
-from stages.fit.report import REPORT, estimate_text, markdown_table, report_text, write_text
+from stages.fit.report import (
+    REPORT,
+    estimate_text,
+    markdown_table,
+    markdown_text,
+    report_text,
+    write_text,
+)
 from stages.fit.study import Design, Echo
 
 PAPER_COLUMNS = ("S0", "S1", "S2", "S3", ALL)
@@ -153,7 +160,8 @@ def layout(comparison: Comparison) -> str:
     """Table III as the paper prints it, our SRC with its interval, the paper's figures beside."""
     subsets = [*(s for s in comparison.subsets() if s != ALL), ALL]
     found = {(row.name, row.subset): row.src for row in comparison.rows}
-    columns = ["", "modality", "attention", "modality fusion", "temporal fusion", *subsets]
+    columns = ["", "modality", "attention", "modality fusion", "temporal fusion"]
+    columns += map(markdown_text, subsets)
     columns += [f"paper {name}" for name in PAPER_COLUMNS]
     lines = [
         [row.name.partition(" ")[0], *row.cells()]

@@ -137,7 +137,8 @@ def compare(
     code_of = group_codes(group)
     names = np.asarray(subset, dtype=str)
     parts = {ALL: np.ones(len(names), bool)}
-    parts |= {str(s): names == s for s in np.unique(names) if s}
+    # A channel may be called like the row of all clips, and must not take its place.
+    parts |= {f"{s} (subset)" if s == ALL else str(s): names == s for s in np.unique(names) if s}
     if len(parts) == 2:  # one subset that is everything, or some clips have none
         parts = {k: v for k, v in parts.items() if k == ALL or not v.all()}
     rows: list[Row] = []

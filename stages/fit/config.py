@@ -7,13 +7,14 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from stages.fit import models
 from stages.fit.landmarks import LandmarkMode
 from stages.fit.loader import DEFAULT_BUDGET
 from stages.fit.losses import RankForm
 from stages.fit.spans import Stream
+from stages.fit.targets import Normalise
 from store.errors import FacepipeError
 
 
@@ -87,6 +88,9 @@ class FitConfig(BaseModel):
         default="appearance", description="The array that the appearance stream reads"
     )
     landmarks: LandmarkMode = Field(default="clip", description="Normalisation, see landmarks.py")
+    normalise: Normalise = Field(
+        default="none", description="Predict the score relative to its subset, see targets.py"
+    )
     fps: float | None = Field(
         default=None, gt=0, description="Common frame rate; none: as recorded"
     )
@@ -104,6 +108,11 @@ class FitConfig(BaseModel):
     bootstrap: int = Field(default=2000, ge=100, description="Draws behind each interval")
     split: SplitConfig = SplitConfig()
     train: TrainConfig = TrainConfig()
+
+    @field_validator("normalise", mode="before")
+    @classmethod
+    def _none_is_a_word(cls, value: object) -> object:
+        return "none" if value is None else value
 
 
 def _keys() -> list[str]:

@@ -60,7 +60,9 @@ class Contestant:
 
     def settings(self) -> dict[str, Any]:
         """Everything that its predictions hang on, as JSON types."""
-        config = self.config.model_dump(mode="json", exclude={"bootstrap", "budget", "seed"})
+        config = self.config.model_dump(
+            mode="json", exclude={"bootstrap", "budget", "normalise", "seed"}
+        )
         return {"kind": self.kind, "shuffled": self.shuffled, "config": config}
 
 

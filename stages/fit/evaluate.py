@@ -78,7 +78,8 @@ def evaluate(
     Parameters
     ----------
     design : Design
-        ``seed`` and ``val`` come from the settings (``seed``, ``split.val``).
+        ``seed`` and ``val`` come from the settings (``seed``, ``split.val``), and ``normalise``
+        where the design has none.
     names : sequence of str
         Models, see contestants.choose_contestants.
     folder : Path
@@ -127,7 +128,10 @@ def evaluate(
 
 def open_study(design: Design, base: FitConfig, echo: Echo) -> Study:
     """Open a store and its labels and deal the folds, with the settings' seed and share."""
-    settled = {**vars(design), "seed": base.seed, "val": base.split.val}
+    normalise = base.normalise if design.normalise == "none" else design.normalise
+    settled = {
+        **vars(design), "seed": base.seed, "val": base.split.val, "normalise": normalise,
+    }  # fmt: skip
     study = Study(Design(**settled))
     for line in [*study.labels.warnings, *study.labels.notes, *study.grouping.sentences]:
         echo(line)

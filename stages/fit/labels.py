@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from store.errors import FacepipeError
+from store.tables import guard, unguard
 
 REQUIRED = ("clip", "score")
 OPTIONAL = ("subset", "person")
@@ -66,6 +67,7 @@ def read_labels(path: str | os.PathLike[str], known_clips: Iterable[str]) -> Lab
 
     A byte order mark, CRLF, capitals and blanks in the header are tolerated. A clip may be named
     without its extension where that is unambiguous. Lines are counted as an editor counts them.
+    An apostrophe that keeps a cell from being a formula (store.tables) is taken away.
 
     Parameters
     ----------
@@ -134,8 +136,7 @@ def _rows(file: Path, raw: bytes) -> tuple[list[tuple[int, dict[str, str]]], lis
             if len(cells) != len(columns):
                 problems.append(f"line {line}: {len(columns)} columns expected, found {len(cells)}")
                 continue
-            values = (cell.strip() for cell in cells)
-            rows.append((line, dict(zip(columns, values, strict=True))))
+            rows.append((line, dict(zip(columns, map(unguard, cells), strict=True))))
     except csv.Error as error:
         raise LabelError(f"{file}: line {reader.line_num} is not CSV ({error})") from None
     if not columns:
@@ -177,14 +178,14 @@ def _check(
     problems: list[str] = []
     warnings: list[str] = []
     kept: list[dict[str, object]] = []
-    for line, row in rows:
-        name = row["clip"].replace("\\", "/").removeprefix("./")
+    for line, cells in rows:
+        row = {column: cell.strip() for column, cell in cells.items()}
+        name, found = _clips_of(cells["clip"], clips, stems)
         score = _number(row["score"])
         if not name:
             problems.append(f"line {line}: no clip is named")
         if score is None:
             problems.append(f"line {line}: score must be a finite number, found '{row['score']}'")
-        found = [name] if name in clips else stems.get(name, [])
         clip = found[0] if len(found) == 1 else name
         if name and clip in first_line:
             problems.append(
@@ -202,6 +203,19 @@ def _check(
     extra = [c for c in columns if c not in (*REQUIRED, *OPTIONAL, "line")]
     order = [*REQUIRED, *OPTIONAL, *extra, "line"]
     return pd.DataFrame(kept, columns=order), problems, warnings
+
+
+def _clips_of(cell: str, clips: set[str], stems: dict[str, list[str]]) -> tuple[str, list[str]]:
+    """Return the name in a cell as a clip's id would be, and the clips that it may mean.
+
+    An id may hold blanks at its ends, a backslash or an apostrophe that looks like a guard: what
+    stands there is looked up before anything is tidied.
+    """
+    name = cell.strip().replace("\\", "/").removeprefix("./")
+    for exact in (cell, cell.strip(), name, guard(cell)):
+        if exact in clips:
+            return exact, [exact]
+    return name, stems.get(cell.strip()) or stems.get(name, [])
 
 
 def _number(text: str) -> float | None:

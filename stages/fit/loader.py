@@ -18,12 +18,10 @@ from stages.fit.batches import Batch, ClipData, collate, draw, prepare
 from stages.fit.landmarks import LandmarkMode
 from stages.fit.models import StreamStatistics
 from stages.fit.spans import ClipSpan, FeatureStore, Stream, group_blocks
-from store.schema import SHARD_ROWS
 
 DEFAULT_BUDGET = 2 * 1024**3
-# A quarter of a shard reads as many rows a second as a whole one, and for the same memory four
-# times as many places of the store are mixed.
-BLOCK_ROWS = SHARD_ROWS // 4
+# Larger ones read no more rows a second (docs/loading.md) and mix fewer places of the store.
+BLOCK_ROWS = 16_384
 HELD_BLOCKS = 8
 BLOCKS_AHEAD = 2
 

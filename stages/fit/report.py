@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ import pandas as pd
 from stages.fit.compare import ALL, Comparison, Estimate, Row
 from stages.fit.study import Study, StudyError
 from stages.fit.verdict import difference_sentences, p_value, span, subset_sentences
+from store.printable import printable
+from store.tables import write_csv
 
 CONFIG, REPORT, TABLES, COMPARISONS, PREDICTIONS = (
     "config.json",
@@ -179,7 +182,12 @@ def report_text(
 
 
 def _subset_title(subset: str) -> str:
-    return subset if subset == ALL else f"Subset {subset}"
+    return subset if subset == ALL else f"Subset {markdown_text(subset)}"
+
+
+def markdown_text(text: str) -> str:
+    """Return text that a label file holds so that it shows as it is: neither Markdown nor HTML."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~&!()])", r"\\\1", printable(text))
 
 
 def _target_text(normalise: str) -> str:
@@ -222,10 +230,10 @@ def write_tables(folder: Path, comparison: Comparison) -> None:
         for row in rows
         for statistic, estimate in row.estimates.items()
     ]
-    write_text(folder / TABLES, pd.DataFrame(lines).to_csv(index=False))
+    write_csv(pd.DataFrame(lines), folder / TABLES)
     columns = ["first", "second", "value", "low", "high", "p", "p_holm"]
     differences = pd.DataFrame([vars(d) for d in comparison.differences], columns=columns)
-    write_text(folder / COMPARISONS, differences.to_csv(index=False))
+    write_csv(differences, folder / COMPARISONS)
 
 
 def write_predictions(
@@ -241,4 +249,4 @@ def write_predictions(
             group=study.grouping.group, repeat=repeat, fold=fold, target=target[repeat]
         )
         tables.append(table.assign(**{name: p[repeat] for name, p in predictions.items()}))
-    write_text(folder / PREDICTIONS, pd.concat(tables).to_csv(index=False))
+    write_csv(pd.concat(tables), folder / PREDICTIONS)

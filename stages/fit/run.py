@@ -43,7 +43,9 @@ from stages.fit.run_folder import (
     write_json,
 )
 from stages.fit.spans import FeatureStore, clip_spans
+from stages.fit.targets import Target
 from stages.fit.trainer import LabelScale, Progress, TrainResult
+from store.tables import write_csv
 
 __all__ = ["FitResult", "Run", "RunError", "fit", "load_run", "newest_run"]
 
@@ -68,6 +70,9 @@ class FitResult:
     best_epoch : int
     epochs : list of per-epoch metrics
     labels : Labels
+    raw : tuple of Metrics, or None
+        Where the target is relative to its subset: the test predictions of the model and of the
+        baseline against the scores as they are (the errors are between different units).
     """
 
     run_dir: Path
@@ -77,6 +82,7 @@ class FitResult:
     best_epoch: int
     epochs: list[dict[str, float]]
     labels: Labels
+    raw: tuple[Metrics, Metrics] | None = None
 
 
 def fit(
@@ -160,11 +166,15 @@ def fit_from(
     counts = ", ".join(f"{len(t)} {p} ({t['group'].nunique()} groups)" for p, t in parts.items())
     echo(f"{len(table)} labelled clips: {counts}")
 
-    label = LabelScale.of(parts["train"]["score"].tolist())
+    seen = table["part"] == "train"  # what chooses the epoch has no say in the target either
+    scale = Target(config.normalise, table["score"][seen], table["subset"][seen].tolist())
+    table["target"] = scale(table["score"], table["subset"].tolist())
+    parts = {part: table[table["part"] == part] for part in PARTS}
+    label = LabelScale.of(parts["train"]["target"].tolist())
     budget = Budget(config.budget)
 
     def loader_of(t: pd.DataFrame) -> ClipLoader:
-        scores = ((t["score"] - label.mean) / label.sd).tolist()
+        scores = ((t["target"] - label.mean) / label.sd).tolist()
         labelled = dict(zip(t["clip"], scores, strict=True))
         return make_loader(source, [spans[c] for c in t["clip"]], labelled, config, budget)
 
@@ -190,10 +200,17 @@ def fit_from(
         table["prediction"] = table["clip"].map(predictions)
         table[BASELINE] = table["clip"].map(rival_score)
         measured = {
-            part: _measure(table[table["part"] == part], "prediction", config)
+            part: _measure(table[table["part"] == part], "prediction", "target", config)
             for part in ("test", "val")
         }
-        baseline = _measure(table[table["part"] == "test"], BASELINE, config)
+        test = table[table["part"] == "test"]
+        baseline = _measure(test, BASELINE, "target", config)
+        raw = None
+        if config.normalise != "none":
+            raw = (
+                _measure(test, "prediction", "score", config),
+                _measure(test, BASELINE, "score", config),
+            )
 
         save_model(folder, model, config, options, label, result.best_epoch, _version())
         write_json(folder / PROVENANCE, _provenance(source, store_path, labels))
@@ -203,9 +220,10 @@ def fit_from(
                 "test": measured["test"].to_dict(),
                 "validation": measured["val"].to_dict(),
                 "baselines": {BASELINE: {**baseline.to_dict(), "alpha": rival.alpha}},
+                **raw_metrics(raw),
             },
         )
-        labels.frame.drop(columns="line").to_csv(folder / LABELS, index=False)
+        write_csv(labels.frame.drop(columns="line"), folder / LABELS)
         _tables(folder, table, result)
     return FitResult(
         target,
@@ -215,13 +233,25 @@ def fit_from(
         result.best_epoch,
         result.epochs,
         labels,
+        raw,
     )
 
 
-def _measure(table: pd.DataFrame, column: str, config: FitConfig) -> Metrics:
+def raw_metrics(raw: tuple[Metrics, Metrics] | None) -> dict[str, object]:
+    """Return as JSON types what is said of the scores as they are, if anything."""
+    if raw is None:
+        return {}
+    # Without errors: a target that is relative to its subset is in other units.
+    model, baseline = (
+        {k: v for k, v in m.to_dict().items() if k not in ("mae", "rmse")} for m in raw
+    )
+    return {"raw_score": {"test": model, "baselines": {BASELINE: baseline}}}
+
+
+def _measure(table: pd.DataFrame, column: str, against: str, config: FitConfig) -> Metrics:
     return measure(
         np.asarray(table[column], np.float64),
-        np.asarray(table["score"], np.float64),
+        np.asarray(table[against], np.float64),
         table["group"].tolist(),
         samples=config.bootstrap,
         seed=config.seed,
@@ -229,11 +259,10 @@ def _measure(table: pd.DataFrame, column: str, config: FitConfig) -> Metrics:
 
 
 def _tables(folder: Path, table: pd.DataFrame, result: TrainResult) -> None:
-    table[["clip", "group", "part"]].to_csv(folder / SPLIT, index=False)
-    table[["clip", "part", "score", "prediction", BASELINE]].to_csv(
-        folder / PREDICTIONS, index=False
-    )
-    pd.DataFrame(result.epochs).to_csv(folder / EPOCHS, index=False)
+    write_csv(table[["clip", "group", "part"]], folder / SPLIT)
+    columns = ["clip", "subset", "part", "score", "target", "prediction", BASELINE]
+    write_csv(table[columns], folder / PREDICTIONS)
+    write_csv(pd.DataFrame(result.epochs), folder / EPOCHS)
 
 
 def _provenance(source: FeatureStore, store_path: StorePath, labels: Labels) -> dict[str, object]:

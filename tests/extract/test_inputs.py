@@ -65,6 +65,18 @@ def test_names_that_cannot_stand_in_an_index_are_escaped(tmp_path: Path) -> None
     with open(os.fsencode(tmp_path) + b"/bad\xff.mp4", "wb") as file:
         file.write(b"x")
     clips = [s.clip for s in find_clips([tmp_path])]
-    assert clips == ["bad\\xff.mp4", "two\\nlines.mp4", "ümlaut 日本.mp4"]
+    assert clips == ["bad%FF.mp4", "two%0Alines.mp4", "ümlaut 日本.mp4"]
+    for clip in clips:
+        check_clip_id(clip)
+
+
+def test_names_that_would_lead_out_of_a_folder_elsewhere_are_escaped(tmp_path: Path) -> None:
+    for name in ("a\\..\\b.mp4", "C:x.mp4", "\\\\host\\x.mp4", "fine\\name.mp4", "1:02.mp4"):
+        touch(tmp_path / name)
+    touch(tmp_path / ("d" * 250) / ("e" * 250) / ("f" * 250) / ("g" * 250) / ("h" * 250 + ".mp4"))
+    clips = [s.clip for s in find_clips([tmp_path])]
+    assert clips[:3] == ["%5C%5Chost%5Cx.mp4", "1:02.mp4", "C%3Ax.mp4"]
+    assert clips[3] == "a%5C..%5Cb.mp4" and clips[5] == "fine\\name.mp4"
+    assert len(clips[4]) <= 1024 and "%~" in clips[4]
     for clip in clips:
         check_clip_id(clip)

@@ -16,7 +16,7 @@ from stages.extract import run as run_module
 from stages.extract.device import Device
 from stages.extract.inputs import Source
 from stages.extract.recipe import Recipe, WhichFaces
-from stages.extract.run import ExtractOptions, Summary, extract, plan
+from stages.extract.run import ExtractOptions, Summary, extract, long_ones_first, plan
 from stages.extract.workers import WorkerSetup, run_clips
 from store import ClipRecord, Status, StoreMismatchError, StoreWriteError
 from tests.testing.clips import moving_square, picture, write_video
@@ -317,3 +317,18 @@ def test_tracks_are_stored_under_their_clip_and_replaced_with_it(
     assert [r.track for r in store.open(tmp_path / "f.store").records()] == [0]
     assert store.open(tmp_path / "f.store").n_rows == 9
     assert store.verify(tmp_path / "f.store").ok
+
+
+def test_long_clips_go_first_and_a_large_folder_keeps_its_order(tmp_path: Path) -> None:
+    def source(name: str, size: int) -> Source:
+        (tmp_path / name).write_bytes(bytes(size))
+        return Source(name, tmp_path / name)
+
+    some = [source("a", 10), source("b", 500), source("c", 900), source("d", 20)]
+    assert [s.clip for s in long_ones_first(some, 2)] == ["c", "b", "a", "d"]
+    many = [source(f"{i:03d}", 10 + i % 7) for i in range(200)]
+    assert long_ones_first(many, 2) == many
+    giant = source("zzz", 5000)
+    assert long_ones_first([*many, giant], 2) == [giant, *many]
+    gone = Source("gone", tmp_path / "gone")
+    assert long_ones_first([gone, *some], 2)[-3:] == [gone, some[0], some[3]]

@@ -106,3 +106,19 @@ def test_lines_are_counted_through_quoted_breaks(tmp_path: Path) -> None:
     text = 'clip,score,note\na,1,"two\nlines"\nb,x,\n'
     with pytest.raises(LabelError, match="line 4: score"):
         read_labels(write(tmp_path, text), KNOWN)
+
+
+def test_cells_that_were_kept_from_being_formulas_name_their_clips(tmp_path: Path) -> None:
+    known = ["=a.mp4", "'=a.mp4", "b\\n.mp4", " c.mp4 ", "-5"]
+    text = "clip,score,subset\n'=a.mp4,-1.5,'=x\n''=a.mp4,2,x\nb\\n.mp4,3,\n c.mp4 ,4,\n-5,+5,'y\n"
+    frame = read_labels(write(tmp_path, text), known).frame
+    assert frame["clip"].tolist() == known
+    assert frame["score"].tolist() == [-1.5, 2, 3, 4, 5]
+    assert frame["subset"].tolist() == ["=x", "x", "", "", "'y"]
+
+
+def test_an_apostrophe_that_a_user_meant_is_kept(tmp_path: Path) -> None:
+    frame = read_labels(
+        write(tmp_path, "clip,score\n'=a.mp4,1\n=b,2\n"), ["'=a.mp4", "=b.mp4"]
+    ).frame
+    assert frame["clip"].tolist() == ["'=a.mp4", "=b.mp4"]

@@ -237,3 +237,42 @@ def test_a_full_disk_is_one_clear_error(
         fit(*made, tmp_path / "run", apply_overrides(CONFIG, ["epochs=1"]))
     assert caught.value.exit_code == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_relative_targets_are_fitted_on_the_train_part_and_raw_scores_are_kept(
+    made: Made, tmp_path: Path
+) -> None:
+    lines = made[1].read_text().splitlines()
+    labels = tmp_path / "labels.csv"
+    rows = []
+    for k, line in enumerate(lines[1:]):
+        clip, score, person = line.split(",")
+        channel = "=ab"[1 + k % 2]
+        rows.append(f"{clip},{float(score) * (1, 100)[k % 2]},{person},{channel}")
+    labels.write_text("\n".join([lines[0] + ",subset", *rows]) + "\n")
+    config = apply_overrides(CONFIG, ["epochs=1", "normalise=zscore"])
+    result = fit(made[0], labels, tmp_path / "run", config)
+
+    table = pd.read_csv(result.run_dir / "predictions.csv").set_index("clip")
+    given = pd.read_csv(labels).set_index("clip")["score"]
+    pd.testing.assert_series_equal(table["score"].sort_index(), given.sort_index())
+    for _, channel in table.groupby("subset"):
+        train = channel[channel["part"] == "train"]["score"]
+        expected = (channel["score"] - train.mean()) / train.std(ddof=0)
+        np.testing.assert_allclose(channel["target"], expected)
+
+    told = json.loads((result.run_dir / "metrics.json").read_text())
+    test = table[table["part"] == "test"]
+    assert told["test"]["src"] == pytest.approx(
+        measure(test["prediction"], test["target"], samples=100).src
+    )
+    raw = told["raw_score"]["test"]
+    assert raw["src"] == pytest.approx(measure(test["prediction"], test["score"], samples=100).src)
+    assert "mae" not in raw and raw["src"] != told["test"]["src"]
+    assert "raw_score" not in json.loads(
+        (fit(made[0], made[1], tmp_path / "plain", CONFIG).run_dir / "metrics.json").read_text()
+    )
+
+
+def test_no_normalisation_is_a_word_too() -> None:
+    assert apply_overrides(CONFIG, ["normalise=none"]) == CONFIG

@@ -46,7 +46,7 @@ def test_arrays_are_dense_and_of_the_shapes_that_users_expect(tmp_path):
     assert group["appearance"].shape == (307, 512)
     assert group["landmark"].shape == (307, 136)
     assert group["embedding"].chunks == (512, 512)
-    assert group["embedding"].shards == (65536, 512)
+    assert group["embedding"].shards == (8192, 512)
     assert {a.shape[0] for _, a in group.arrays()} == {307}
 
 
