@@ -71,9 +71,13 @@ class Options:
 
 @dataclass(frozen=True)
 class Card:
-    """A clip in a list: its row of the table, its chart and its film, where there are such."""
+    """A clip in a list: its row of the table, its chart and its film, where there are such.
+
+    ``held``: whether the store has frames of it. A still has no chart.
+    """
 
     row: dict[str, Any]
+    held: bool
     chart: Chart | None
     film: Film | None
 
@@ -298,9 +302,12 @@ def card_lists(
     def card(row: dict[str, Any]) -> Card:
         frames, film = told.get(row["clip"]), shown.get(row["clip"])
         if frames is None:
-            return Card(row, None, film)
+            return Card(row, False, None, film)
         shots = [] if film is None else [p.time for p in film.pictures]
-        return Card(row, clip_chart(frames, f"Score by frame of {row['clip']}", shots), film)
+        drawn = None
+        if len(frames.valid) > 1:
+            drawn = clip_chart(frames, f"Score by frame of {row['clip']}", shots)
+        return Card(row, True, drawn, film)
 
     return [
         CardList(name, title, text, [card(row) for row in _rows(part)])
