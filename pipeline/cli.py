@@ -10,6 +10,7 @@ import typer
 from pipeline import __version__, console, evaluate_commands
 from pipeline.commands import packs_app, store_app
 from pipeline.errors import run_reporting
+from pipeline.live_commands import live
 from pipeline.model_commands import models
 from stages.extract.device import Device, Precision
 from stages.extract.recipe import WhichFaces
@@ -25,6 +26,7 @@ app.add_typer(packs_app, name="packs")
 app.add_typer(store_app, name="store")
 evaluate_commands.add_to(app)
 app.command()(models)
+app.command()(live)
 
 DEFAULT_STORE = Path("features.store")
 DEFAULT_RUNS = Path("runs")
