@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from stages import score as scoring
@@ -32,9 +33,18 @@ def test_scores_without_keeping_features(run: tuple[Path, ExtractOptions], tmp_p
     moving_square(tmp_path / "new.mp4", frames=7)
     given = replace(options, videos=[tmp_path], store=tmp_path / "unused.store")
     found = scoring.score(
-        given, folder, tmp_path / "scores.csv", keep_store=False, pack=options.pack
+        given,
+        folder,
+        tmp_path / "scores.csv",
+        keep_store=False,
+        pack=options.pack,
+        per_frame=tmp_path / "frames",
     )
     assert scoring.scored(found.table) == 1
+    told = pd.read_csv(tmp_path / "frames" / "new.mp4.csv")
+    assert told["frame"].tolist() == list(range(7)) and told["valid"].all()
+    assert told["won"].sum() == 1
+    assert told["score"].max() == pytest.approx(found.table["score"].item(), abs=1e-4)
     assert not (tmp_path / "unused.store").exists()
     assert (tmp_path / "scores.csv").read_text().startswith("clip,score,status,frames")
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 import store
 from stages.fit.contestants import (
@@ -35,7 +33,7 @@ from stages.fit.run_folder import frame_sink, make_loader
 from stages.fit.search import find_settings
 from stages.fit.spans import clip_spans
 from stages.fit.targets import Normalise, Target
-from stages.fit.trainer import LabelScale
+from stages.fit.trainer import LabelScale, one_thread
 from store.errors import FacepipeError
 
 FloatArray = npt.NDArray[np.float64]
@@ -268,17 +266,6 @@ class Study:
 
 def _sha256(value: object) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Give torch one thread: more would change the last bits, and folds can run side by side."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class StudyError(FacepipeError, ValueError):
