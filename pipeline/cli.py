@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline import __version__, console, evaluate_commands
+from pipeline import __version__, console, evaluate_commands, feature_commands
 from pipeline.commands import packs_app, store_app
 from pipeline.errors import run_reporting
 from pipeline.model_commands import models
@@ -24,6 +24,7 @@ app = typer.Typer(
 app.add_typer(packs_app, name="packs")
 app.add_typer(store_app, name="store")
 evaluate_commands.add_to(app)
+feature_commands.add_to(app)
 app.command()(models)
 
 DEFAULT_STORE = Path("features.store")

@@ -12,11 +12,10 @@ from pathlib import Path
 import pandas as pd
 
 import store
-from stages.extract import packs
 from stages.extract.device import Precision
-from stages.extract.errors import PackError
 from stages.extract.inputs import find_clips
-from stages.extract.run import ExtractOptions, Summary, extract, open_pack
+from stages.extract.layer_run import pack_of
+from stages.extract.run import ExtractOptions, Summary, extract
 from stages.fit.run import load_run
 from store.errors import FacepipeError
 from store.schema import ClipRecord, Status
@@ -78,7 +77,7 @@ def score(
         raise ScoreError(
             f"{out}: the folder {out.parent} does not exist", "make it, or change --out"
         )
-    opened_pack = _pack_of(made_with["pack"], pack, echo)
+    opened_pack = pack_of(made_with["pack"], pack, echo)
     recipe = made_with["recipe"]
     options = replace(
         options,
@@ -107,23 +106,6 @@ def score(
     table = pd.DataFrame([_row(clip, records[clip], scores) for clip in wanted], columns=COLUMNS)
     _write(table, out)
     return ScoreResult(out, table, summary)
-
-
-def _pack_of(saved: dict[str, str], place: str | None, echo: Callable[[str], None]) -> packs.Pack:
-    """Open the pack that a run's features came from, by its name or where it is said to be."""
-    if place is None and saved["name"] not in {info.name for info in packs.known()}:
-        raise PackError(
-            f"the run was fitted with the pack {saved['name']!r}, which is a folder somewhere",
-            "say where with --pack FOLDER",
-        )
-    pack = open_pack(place or saved["name"], echo)
-    if pack.fingerprint != saved["fingerprint"]:
-        raise PackError(
-            f"pack {saved['name']!r} here ({pack.fingerprint[:12]}) is not the one that the run "
-            f"was fitted with ({saved['fingerprint'][:12]})",
-            "install the pack of that version, or fit a run with this one",
-        )
-    return pack
 
 
 def _row(clip: str, record: ClipRecord, scores: dict[str, float]) -> dict[str, object]:

@@ -62,6 +62,18 @@ def rename(source: Path, target: Path) -> None:
     sync_folder(target.parent)
 
 
+def overwrite(path: Path) -> None:
+    """Put zeros in the place of a file's bytes, unless it is part of a hard-linked copy too."""
+    if not path.is_file() or path.stat().st_nlink > 1:
+        return
+    with path.open("r+b") as file:
+        left = path.stat().st_size
+        while left:
+            left -= file.write(bytes(min(left, 1 << 20)))
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def remove_tree(folder: Path) -> None:
     """Delete a folder that may be there."""
     if folder.exists():

@@ -16,11 +16,18 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from store import crop_index, lazy
+from store import crop_index, layers, lazy
 from store.arrays import AnyArray, Arrays, read_generation
 from store.crop_index import CropRecord
-from store.errors import ClipNotFoundError, FacepipeError, StoreError, StoreFormatError
+from store.errors import (
+    ClipNotFoundError,
+    CompactedError,
+    FacepipeError,
+    StoreError,
+    StoreFormatError,
+)
 from store.index import Index
+from store.layers import Layer
 from store.lazy import LazyArray
 from store.listing import Listing
 from store.opening import Place, locate, open_index, open_paths
@@ -84,6 +91,11 @@ class Store(Listing):
     def n_crops(self) -> int:
         """Committed crops: the length M of the array `crop`."""
         return self.place().crop_rows
+
+    @property
+    def layers(self) -> dict[str, Layer]:
+        """Arrays that were made later (`pipeline features`), by name; they have no ClipRows."""
+        return layers.layers(self._paths, self.generation)
 
     @property
     def created(self) -> str:
@@ -230,8 +242,10 @@ class Store(Listing):
         arrays = self._patiently(lambda: self._opened(self._place()))
         if name == "crop":
             rows, shard = place.crop_rows, arrays.crop_shard_rows
-        else:
+        elif name in arrays.specs:
             rows, shard = place.rows, arrays.shard_rows
+        else:
+            rows, shard = place.rows, self.layers[name].complete(rows=place.rows).shard_rows
         token = tokenize(self._address(), self.created, place.generation, rows)
         return dask.array.from_array(
             LazyArray(self, spec, rows),
@@ -301,7 +315,12 @@ class Store(Listing):
 
     def _read(self, place: Place, names: list[str], start: int, stop: int) -> dict[str, AnyArray]:
         arrays = self._opened(place)
-        found = {name: arrays.read(name, start, stop) for name in names}
+        found = {
+            name: arrays.read(name, start, stop)
+            if name in arrays
+            else layers.read(self._paths, self.layers[name], start, stop)
+            for name in names
+        }
         # Had a compaction switched in between, rows of other clips could be among these.
         if read_generation(place.folder) != place.generation:
             raise RuntimeError("the store was compacted during the read")
@@ -339,7 +358,7 @@ class Store(Listing):
             except ClipNotFoundError:
                 raise
             except Exception as error:
-                if attempt == _RETRIES - 1 or isinstance(error, _CompactedError):
+                if attempt == _RETRIES - 1 or isinstance(error, CompactedError):
                     raise
                 self._arrays = None
                 time.sleep(0.01 * 2**attempt)
@@ -348,20 +367,23 @@ class Store(Listing):
     def _check_names(self, names: Sequence[str]) -> None:
         known = [spec.name for spec in self.specs]
         for name in names:
-            if name not in known:
+            if name not in known and name not in self.layers:
                 raise StoreError(
-                    f"{self.path}: holds no array {name!r}; expected one of {', '.join(known)}"
+                    f"{self.path}: holds no array {name!r}; expected one of "
+                    f"{', '.join([*known, *self.layers])}",
+                    "`pipeline features --layer` adds arrays",
                 )
 
     def _spec(self, name: str) -> ArraySpec:
         if name == "crop" and self.crop_size is not None:
             return crop_spec(self.crop_size)
         self._check_names([name])
-        return next(spec for spec in self.specs if spec.name == name)
+        own = next((spec for spec in self.specs if spec.name == name), None)
+        return own or self.layers[name].spec
 
     def _check_generation(self, generation: int) -> None:
         if generation != self.generation:
-            raise _CompactedError(
+            raise CompactedError(
                 f"{self.path}: was compacted since it was opened (generation {self.generation}, "
                 f"now {generation})",
                 "Open it again.",
@@ -395,7 +417,3 @@ class Store(Listing):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["path"])  # type: ignore[misc]
         self.generation = state["generation"]
-
-
-class _CompactedError(StoreError):
-    """Row numbers of an older generation were used."""

@@ -84,7 +84,9 @@ class FitConfig(BaseModel):
     model: str = "2stcn"
     model_options: dict[str, Any] = Field(default_factory=dict)
     stream: Stream = Field(
-        default="appearance", description="The array that the appearance stream reads"
+        default="appearance",
+        pattern=r"^[\w.-]+( *\+ *[\w.-]+)*$",
+        description="The array that the appearance stream reads; several with + between",
     )
     landmarks: LandmarkMode = Field(default="clip", description="Normalisation, see landmarks.py")
     fps: float | None = Field(

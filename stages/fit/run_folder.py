@@ -22,7 +22,7 @@ from stages.fit import models
 from stages.fit.batches import ClipData
 from stages.fit.config import FitConfig, validate
 from stages.fit.loader import Budget, ClipLoader
-from stages.fit.spans import ClipSpan, FeatureStore, check_arrays, clip_spans
+from stages.fit.spans import ClipSpan, FeatureStore, arrays_of, check_arrays, clip_spans
 from stages.fit.trainer import LabelScale, predict
 from store.errors import FacepipeError, StoreMismatchError
 
@@ -208,7 +208,7 @@ def make_loader(
     MissingFeaturesError
         Clips that were imported lack an array that is read.
     """
-    check_arrays(source, spans, (config.stream, "landmark"))
+    check_arrays(source, spans, (*arrays_of(config.stream), "landmark"))
     return ClipLoader(
         source,
         spans,
