@@ -69,7 +69,9 @@ def show_fit(fitted: Fitted) -> None:
     rows = [_row(name, result.test), _row("time-averaged ridge", result.baseline)]
     columns = ["held-out clips", "SRC", "95 % interval", "PC", "MAE", "RMSE", "n"]
     console.table("", columns, rows)
-    console.result(f"epoch {result.best_epoch} of {len(result.epochs)}, chosen on validation clips")
+    if result.epochs:
+        epochs = f"epoch {result.best_epoch} of {len(result.epochs)}"
+        console.result(f"{epochs}, chosen on validation clips")
     if math.isnan(result.test.src_low):
         console.result("No rank correlation: all predictions, or all labels, are the same.")
     elif result.test.src_low > 0:

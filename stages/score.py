@@ -14,7 +14,8 @@ import pandas as pd
 import store
 from stages.extract.device import Precision
 from stages.extract.inputs import find_clips
-from stages.extract.layer_run import pack_of
+from stages.extract.layer_run import add_layer, pack_of
+from stages.extract.layers import LayerOptions
 from stages.extract.run import ExtractOptions, Summary, extract
 from stages.fit.run import load_run
 from store.errors import FacepipeError
@@ -97,6 +98,17 @@ def score(
                 f"{options.store} holds other files under the ids of {len(summary.plan.changed)} "
                 f"clips, first {summary.plan.changed[0].clip}: their scores would be of those",
                 "give another --store, or none",
+            )
+        for name, told in run.provenance.get("layers", {}).items():
+            add_layer(
+                options.store,
+                options.videos,
+                LayerOptions.of(told),
+                name=name,
+                pack=options.pack,
+                device=options.device,
+                workers=options.workers,
+                echo=echo,
             )
         opened = store.open(options.store)
         wanted = [source.clip for source in find_clips(options.videos)]

@@ -272,7 +272,7 @@ def shapes(model: Any) -> Callable[[str], tuple[int | None, ...]]:
     del bare.graph.value_info[:]
     for value in bare.graph.output:
         value.type.tensor_type.ClearField("shape")
-    graph = onnx.shape_inference.infershapes(bare, data_prop=True).graph
+    graph = onnx.shape_inference.infer_shapes(bare, data_prop=True).graph
     known = {v.name: dims(v) for v in (*graph.input, *graph.value_info, *graph.output)}
     return lambda name: known.get(name, ())
 

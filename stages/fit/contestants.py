@@ -17,7 +17,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from stages.fit import models
 from stages.fit.config import ConfigError, FitConfig, apply_overrides
-from stages.fit.pooled import POOLED, PooledRegressor
+from stages.fit.pooled_models import POOLED_MODELS, create, default_stream
 
 Kind = Literal["network", "pooled", "attributes", "constant"]
 MEANPOOL, ATTRIBUTES, CONSTANT = "meanpool", "attributes only", "constant"
@@ -93,18 +93,20 @@ def choose_contestants(
     refused: list[models.ModelError] = []
     chosen: list[Contestant] = []
     for name in names:
-        if name in POOLED:
+        if name in POOLED_MODELS:
             options = {}
             for text in own:
                 key, _, value = text.strip().removeprefix("model.").partition("=")
                 try:
-                    PooledRegressor(name, 0, **{key: value})
+                    create(name, 0, **{key: value})
                 except models.ModelError as error:
                     refused.append(error)
                 else:
                     options[key] = value
                     taken.add(text)
             config = base.model_copy(update={"model": name, "model_options": options})
+            if not any(text.partition("=")[0].strip() == "stream" for text in plain):
+                config = config.model_copy(update={"stream": default_stream(name)})
             chosen.append(Contestant(name, "pooled", config))
         elif name in models.names():
             has = models.options(name)
@@ -113,7 +115,7 @@ def choose_contestants(
             config = apply_overrides(FitConfig(model=name), [*plain, *mine])
             chosen.append(Contestant(name, "network", config))
         else:
-            known = ", ".join([*models.names(), *POOLED])
+            known = ", ".join([*models.names(), *POOLED_MODELS])
             raise models.ModelError(f"there is no model named '{name}'", f"known models: {known}")
     left = [text for text in own if text not in taken]
     if left:

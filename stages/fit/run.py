@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,15 @@ import pandas as pd
 import torch
 
 import store
-from stages.fit import models
 from stages.fit.baselines import time_average_ridge
-from stages.fit.config import FitConfig
+from stages.fit.config import FitConfig, check_options
 from stages.fit.fitting import predict_scores, refit_network, train_network
 from stages.fit.labels import Labels, read_labels
 from stages.fit.loader import Budget, ClipLoader
 from stages.fit.metrics import Metrics, measure
-from stages.fit.protocol import PARTS, split_groups
+from stages.fit.pooled_base import PooledModel
+from stages.fit.pooled_models import POOLED_MODELS, create, words
+from stages.fit.protocol import PARTS, Part, split_groups
 from stages.fit.run_folder import (
     METRICS,
     PROVENANCE,
@@ -34,9 +36,10 @@ from stages.fit.run_folder import (
     new_run_folder,
     newest_run,
     save_model,
+    save_pooled,
     write_json,
 )
-from stages.fit.spans import FeatureStore, clip_spans
+from stages.fit.spans import FeatureStore, arrays_of, clip_spans
 from stages.fit.trainer import LabelScale, Progress, TrainResult
 
 __all__ = ["FitResult", "Run", "RunError", "fit", "load_run", "newest_run"]
@@ -131,7 +134,7 @@ def fit_from(
     """``fit`` on a store that is open already."""
     target = Path(run_dir)
     check_new(target, overwrite)
-    models.check_options(config.model, config.model_options)
+    check_options(config)
     spans = clip_spans(source)
     labels = read_labels(labels_path, spans)
     for line in [*labels.warnings, *labels.notes]:
@@ -158,21 +161,13 @@ def fit_from(
 
     loaders = {part: loader_of(t) for part, t in parts.items()}
     with new_run_folder(target, overwrite) as folder:
-        longest = max(loader.longest() for loader in loaders.values())
-        model, options, result = train_network(
-            config, loaders["train"], loaders["val"], longest, config.seed, progress
-        )
-        predictions = predict_scores(model, loaders.values(), label, config)
+        if config.model in POOLED_MODELS:
+            save, predictions, result = _pooled(config, loaders, table)
+        else:
+            save, predictions, result = _network(
+                config, loaders, label, loader_of, table, progress, echo
+            )
         rival = time_average_ridge([loaders["train"], loaders["val"]], loaders["test"])
-        if config.train.refit:
-            echo(f"training again on train and val together, {result.best_epoch} epochs")
-            loaders["train"].release()
-            loaders["val"].release()
-            both = loader_of(table[table["part"] != "test"])
-            model = refit_network(config, options, both, result.best_epoch, config.seed)
-            # The validation part keeps the predictions of the network that had not seen it.
-            seen_and_test = [loaders["train"], loaders["test"]]
-            predictions |= predict_scores(model, seen_and_test, label, config)
         rival_score = dict(zip(rival.clips, rival.prediction * label.sd + label.mean, strict=True))
         table["prediction"] = table["clip"].map(predictions)
         table[BASELINE] = table["clip"].map(rival_score)
@@ -182,8 +177,15 @@ def fit_from(
         }
         baseline = _measure(table[table["part"] == "test"], BASELINE, config)
 
-        save_model(folder, model, config, options, label, result.best_epoch, _version())
-        write_json(folder / PROVENANCE, _provenance(source, store_path, labels))
+        save(folder)
+        made_later = source.layers
+        layers = {
+            name: made_later[name].provenance
+            for name in arrays_of(config.stream)
+            if name in made_later
+        }
+        provenance = _provenance(source, store_path, labels)
+        write_json(folder / PROVENANCE, {**provenance, **({"layers": layers} if layers else {})})
         write_json(
             folder / METRICS,
             {
@@ -202,6 +204,69 @@ def fit_from(
         result.epochs,
         labels,
     )
+
+
+_Saved = tuple[Callable[[Path], None], dict[str, float], TrainResult]
+
+
+def _network(
+    config: FitConfig,
+    loaders: Mapping[Part, ClipLoader],
+    label: LabelScale,
+    loader_of: Callable[[pd.DataFrame], ClipLoader],
+    table: pd.DataFrame,
+    progress: Progress | None,
+    echo: Callable[[str], None],
+) -> _Saved:
+    """Train a network; return what saves it, its predictions by clip, and how it went."""
+    longest = max(loader.longest() for loader in loaders.values())
+    model, options, result = train_network(
+        config, loaders["train"], loaders["val"], longest, config.seed, progress
+    )
+    predictions = predict_scores(model, loaders.values(), label, config)
+    if config.train.refit:
+        echo(f"training again on train and val together, {result.best_epoch} epochs")
+        loaders["train"].release()
+        loaders["val"].release()
+        both = loader_of(table[table["part"] != "test"])
+        model = refit_network(config, options, both, result.best_epoch, config.seed)
+        # The validation part keeps the predictions of the network that had not seen it.
+        seen_and_test = [loaders["train"], loaders["test"]]
+        predictions |= predict_scores(model, seen_and_test, label, config)
+
+    def save(folder: Path) -> None:
+        save_model(folder, model, config, options, label, result.best_epoch, _version())
+
+    return save, predictions, result
+
+
+def _pooled(config: FitConfig, loaders: Mapping[Part, ClipLoader], table: pd.DataFrame) -> _Saved:
+    """Fit a pooled model, which needs no epoch chosen: as `_network`, without the epochs."""
+    by_clip = table.set_index("clip")
+
+    def fitted(parts: Sequence[Part]) -> PooledModel:
+        model = create(config.model, config.seed, **config.model_options)
+        order = by_clip.loc[[span.clip for part in parts for span in loaders[part].clips]]
+        # One clip after the other: the budget of the loaders holds for their clips, not for a list.
+        clips = chain.from_iterable(loaders[part].iter_clips() for part in parts)
+        return model.fit(clips, order["score"].to_numpy(np.float64), words(model, order))
+
+    def predicted(model: PooledModel, part: Part) -> dict[str, float]:
+        names = [span.clip for span in loaders[part].clips]
+        found = model.predict(loaders[part].iter_clips()).tolist()
+        return dict(zip(names, found, strict=True))
+
+    # The validation part keeps the predictions of the model that had not seen it.
+    predictions = predicted(fitted(["train"]), "val")
+    model = fitted(["train", "val"])
+    both: tuple[Part, ...] = ("train", "test")
+    for part in both:
+        predictions |= predicted(model, part)
+
+    def save(folder: Path) -> None:
+        save_pooled(folder, model, config, _version())
+
+    return save, predictions, TrainResult([], 0)
 
 
 def _measure(table: pd.DataFrame, column: str, config: FitConfig) -> Metrics:

@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from safetensors import SafetensorError
+from safetensors.numpy import load_file as numpy_load
+from safetensors.numpy import save_file as numpy_save
 from safetensors.torch import load_file, save_file
 
 import store
@@ -22,6 +25,8 @@ from stages.fit import models
 from stages.fit.batches import ClipData
 from stages.fit.config import FitConfig, validate
 from stages.fit.loader import Budget, ClipLoader
+from stages.fit.pooled_base import PooledModel
+from stages.fit.pooled_models import POOLED_MODELS, create
 from stages.fit.spans import ClipSpan, FeatureStore, arrays_of, check_arrays, clip_spans
 from stages.fit.trainer import LabelScale, predict
 from store.errors import FacepipeError, StoreMismatchError
@@ -125,6 +130,24 @@ def save_model(
     )
 
 
+def save_pooled(folder: Path, model: PooledModel, config: FitConfig, version: str) -> None:
+    """Write a pooled model's arrays and the configuration that rebuilds it around them."""
+    told, arrays = model.saved()
+    numpy_save({k: np.ascontiguousarray(v) for k, v in arrays.items()}, folder / WEIGHTS)
+    write_json(
+        folder / CONFIG,
+        {
+            "format": RUN_FORMAT,
+            "facepipe": version,
+            "model": {"name": config.model, "options": dict(config.model_options)},
+            "label": {"mean": told["label"][0], "sd": told["label"][1]},
+            "best_epoch": 0,
+            "pooled": told,
+            "config": config.model_dump(mode="json"),
+        },
+    )
+
+
 @dataclass(frozen=True)
 class Run:
     """A fitted model that can score; made by ``load_run``.
@@ -134,7 +157,7 @@ class Run:
     """
 
     folder: Path
-    model: models.TemporalModel
+    model: models.TemporalModel | PooledModel
     config: FitConfig
     label: LabelScale
     provenance: dict[str, Any]
@@ -176,9 +199,24 @@ class Run:
         columns = ["clip", "score", "frames", "valid_frames"]
         if not spans:
             return pd.DataFrame(columns=columns)
+        for name, told in self.provenance.get("layers", {}).items():
+            layer = source.layers.get(name)
+            if layer is None or layer.provenance != told:
+                raise StoreMismatchError(
+                    f"the run {self.folder} reads the layer {name!r} (tensor {told['layer']}, "
+                    f"{told['pool']}), which this store lacks or has made otherwise",
+                    f"pipeline features VIDEOS --layer {told['layer']} --name {name}, as for the "
+                    "store that it was fitted on",
+                )
         loader = make_loader(source, spans, {}, self.config)
-        clips, prediction, _ = predict(self.model, loader, self.config.train.batch_size)
-        score = prediction.double().numpy() * self.label.sd + self.label.mean
+        if isinstance(self.model, PooledModel):
+            clips, score = (
+                [span.clip for span in loader.clips],
+                self.model.predict(loader.iter_clips()),
+            )
+        else:
+            clips, prediction, _ = predict(self.model, loader, self.config.train.batch_size)
+            score = prediction.double().numpy() * self.label.sd + self.label.mean
         by_clip = {s.clip: s for s in spans}
         return pd.DataFrame(
             {
@@ -253,6 +291,9 @@ def load_run(run_dir: str | os.PathLike[str]) -> Run:
         label = LabelScale(float(meta["label"]["mean"]), float(meta["label"]["sd"]))
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"{folder / CONFIG} is incomplete ({error})", "fit again") from None
+    if name in POOLED_MODELS:
+        fitted = _load_pooled(folder, name, options, meta)
+        return Run(folder, fitted, config, label, provenance, metrics)
     model = models.create(name, **options)
     try:
         model.load_state_dict(load_file(folder / WEIGHTS))
@@ -266,6 +307,23 @@ def load_run(run_dir: str | os.PathLike[str]) -> Run:
         raise RunError(f"{folder / WEIGHTS} holds weights that are not finite", "fit again")
     model.eval()
     return Run(folder, model, config, label, provenance, metrics)
+
+
+def _load_pooled(
+    folder: Path, name: str, options: dict[str, Any], meta: dict[str, Any]
+) -> PooledModel:
+    try:
+        arrays = numpy_load(folder / WEIGHTS)
+        model = create(name, **options).load(meta["pooled"], arrays)
+    except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise RunError(
+            f"{folder / WEIGHTS}: not the arrays of this {name} ({reason})",
+            "the file is missing or damaged: copy the run folder again, or fit again",
+        ) from None
+    if not all(np.isfinite(a).all() for a in arrays.values()):
+        raise RunError(f"{folder / WEIGHTS} holds values that are not finite", "fit again")
+    return model
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from stages.fit.folds import inner_split
 from stages.fit.grouping import GroupBy, Grouping, find_groups
 from stages.fit.labels import Labels, read_labels
 from stages.fit.loader import Budget, ClipLoader
-from stages.fit.pooled import PooledRegressor
+from stages.fit.pooled_models import create, words
 from stages.fit.run_folder import make_loader
 from stages.fit.spans import clip_spans
 from stages.fit.targets import Normalise, Target
@@ -171,10 +171,13 @@ class Study:
         loader = self._held[1]
         place = {clip: row for row, clip in enumerate(self.clips)}
         order = [place[span.clip] for span in loader.clips]
-        regressor = PooledRegressor(config.model, seed, **config.model_options)
+        regressor = create(config.model, seed, **config.model_options)
+        train = [row for row in order if not test[row]]
+        column = words(regressor, self.table)
         regressor.fit(
             (c for c in loader.iter_clips() if not test[place[c.clip]]),
-            target[[row for row in order if not test[row]]],
+            target[train],
+            column and [column[row] for row in train],
         )
         tested = [row for row in order if test[row]]
         prediction = np.full(len(self.clips), np.nan)
