@@ -61,7 +61,7 @@ def test_a_pack_that_is_no_longer_the_runs_is_refused(
     told = json.loads((copy / "provenance.json").read_text())
     told["store"]["pack"]["fingerprint"] = "0" * 64
     (copy / "provenance.json").write_text(json.dumps(told))
-    with pytest.raises(PackError, match="is not the one that the run was fitted with"):
+    with pytest.raises(PackError, match="is not the one that made the features"):
         scoring.score(options, copy, tmp_path / "scores.csv", keep_store=False, pack=options.pack)
 
 
