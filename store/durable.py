@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from zarr.storage import LocalStore
 
-from store.errors import StoreError, StoreWriteError
+from store.errors import FacepipeError, StoreError, StoreWriteError
 
 if TYPE_CHECKING:
     from zarr.core.buffer import Buffer
@@ -134,7 +134,7 @@ def reporting(path: Path, doing: str) -> Iterator[None]:
     kept = "What was committed before is kept."
     try:
         yield
-    except (StoreError, StoreWriteError):
+    except FacepipeError:
         raise
     except (OSError, sqlite3.Error) as error:
         if _is_full(error):

@@ -9,6 +9,7 @@ added, again and again; ours is that the errors are those of inner folds.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
@@ -16,6 +17,7 @@ from typing import Any, get_args
 import numpy as np
 import numpy.typing as npt
 from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
 from sklearn.linear_model import BayesianRidge, RidgeCV
@@ -24,7 +26,7 @@ from sklearn.svm import SVR
 
 from stages.fit.batches import ClipData
 from stages.fit.models.base import choose
-from stages.fit.plain import Arrays, Plain, packed, plain, unpacked
+from stages.fit.plain import Arrays, Kernel, Plain, packed, plain, unpacked
 from stages.fit.pooled_base import INNER_FOLDS, PooledModel, Sample, refuse_unknown
 from stages.fit.summaries import FloatArray, Streams, time_average
 
@@ -38,6 +40,8 @@ ALPHAS = np.logspace(-6, 4, 21)
 # (C, width): a clip's mean squared distance to others is 2 in every block, so widths are alike.
 SVR_GRID = ((1.0, 0.4), (3.0, 0.4), (1.0, 0.8))
 GP_CLIPS = 400  # of which the marginal likelihood chooses the kernel; its time grows with the cube
+# Time and memory of kernels grow with the square and more: so many clips at most are fitted on.
+KERNEL_CLIPS = 4000
 STEPS = 12  # of the selection: weights are multiples of a twelfth
 
 
@@ -157,24 +161,35 @@ class DeepRegressor(PooledModel):
         self._sizes = sample.sizes
         parts = self._split(sample.x)
         self._blocks = [_Block.of(part) for part in parts]
-        seen = self._views(parts)
-        y = sample.target
+        views, y = self._views(parts), sample.target
         members = self._candidates()
         found = np.zeros((len(members), len(y)))
         folds = KFold(INNER_FOLDS, shuffle=True, random_state=self.seed)
         for train, test in folds.split(y):
-            for row, member in zip(found, members, strict=True):
-                z = seen[member.block]
-                row[test] = self._fitted(member, z[train], y[train])(z[test])
+            some = self._some(train)
+            for view, x in views.items():
+                squares = _squares(x[some]) if "svr" in self._regressors else np.zeros((0, 0))
+                for row, member in zip(found, members, strict=True):
+                    if member.block == view:
+                        row[test] = self._fitted(member, x, y, train, some, squares)(x[test])
         weights = selected(found, y, 1 if self._combine == "best" else STEPS)
-        self._members = {
-            m.name: (m.block, float(w), self._fitted(m, seen[m.block], y))
-            for m, w in zip(members, weights, strict=True)
-            if w > 0
-        }
-        error = float(((weights @ found - y) ** 2).mean())
+        everyone = np.arange(len(y))
+        some = self._some(everyone)
+        self._members = {}
+        for member, weight in zip(members, weights.tolist(), strict=True):
+            if weight > 0:
+                x = views[member.block]
+                squares = _squares(x[some]) if member.regressor == "svr" else np.zeros((0, 0))
+                value = self._fitted(member, x, y, everyone, some, squares)
+                self._members[member.name] = (member.block, weight, value)
         self.strength = {name: weight for name, (_, weight, _) in self._members.items()}
-        self.strength["inner_error"] = error
+        self.strength["inner_error"] = float(((weights @ found - y) ** 2).mean())
+
+    def _some(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+        """Return the rows, or KERNEL_CLIPS of them."""
+        if len(rows) <= KERNEL_CLIPS:
+            return rows
+        return np.random.default_rng(self.seed).permutation(rows)[:KERNEL_CLIPS]
 
     def _views(self, parts: list[F32]) -> dict[int, FloatArray]:
         """Return what members read: each block, and as -1 all of them, of mean square 1."""
@@ -183,27 +198,39 @@ class DeepRegressor(PooledModel):
         views[-1] = np.concatenate(list(views.values()), axis=1) / np.sqrt(len(self._blocks))
         return views
 
-    def _fitted(self, member: _Member, x: FloatArray, y: FloatArray) -> Plain:
-        if member.regressor == "ridge":
-            return plain(RidgeCV(ALPHAS).fit(x, y))
-        if member.regressor == "bayes":
-            return plain(BayesianRidge().fit(x, y))
+    def _fitted(
+        self,
+        member: _Member,
+        x: FloatArray,
+        y: FloatArray,
+        rows: npt.NDArray[np.intp],
+        some: npt.NDArray[np.intp],
+        squares: FloatArray,
+    ) -> Plain:
+        """Fit on ``rows``, kernels on ``some`` of them, whose squared distances are ``squares``."""
         if member.regressor == "svr":
             c, width = member.setting
-            return plain(SVR(C=c, gamma=width, epsilon=0.1).fit(x, y))
+            machine = SVR(kernel="precomputed", C=c, epsilon=0.1)
+            machine.fit(np.exp(-width * squares), y[some])
+            centres = x[some[machine.support_]]
+            return Kernel(centres, machine.dual_coef_[0], np.array([width]), machine.intercept_)
         if member.regressor == "gp":
-            return plain(_process(x, y, self.seed))
+            return plain(_process(x[some], y[some], self.seed))
+        if member.regressor == "ridge":
+            return plain(RidgeCV(ALPHAS).fit(x[rows], y[rows]))
+        if member.regressor == "bayes":
+            return plain(BayesianRidge().fit(x[rows], y[rows]))
         return plain(
             HistGradientBoostingRegressor(
                 learning_rate=0.05,
                 max_iter=200,
                 max_leaf_nodes=8,
-                min_samples_leaf=min(20, max(1, len(x) // 4)),
+                min_samples_leaf=min(20, max(1, len(rows) // 4)),
                 l2_regularization=1.0,
                 max_features=0.1,
                 early_stopping=False,
                 random_state=self.seed,
-            ).fit(x, y)
+            ).fit(x[rows], y[rows])
         )
 
     def _predict(self, x: FloatArray) -> FloatArray:
@@ -247,9 +274,17 @@ def selected(found: FloatArray, y: FloatArray, steps: int) -> FloatArray:
     return np.asarray(count / steps, np.float64)
 
 
+def _squares(x: FloatArray) -> FloatArray:
+    """Return squared distances (n, n) between vectors (n, d)."""
+    own = (x**2).sum(axis=1)
+    return np.asarray(np.maximum(own[:, None] + own - 2 * x @ x.T, 0), np.float64)
+
+
 def _process(x: FloatArray, y: FloatArray, seed: int) -> GaussianProcessRegressor:
     """Gaussian process whose kernel is chosen on some of the clips and then fitted on all."""
     some = np.random.default_rng(seed).permutation(len(x))[:GP_CLIPS]
-    kernel = ConstantKernel(1.0, (1e-2, 1e3)) * RBF(1.0, (0.1, 30.0)) + WhiteKernel(0.2, (1e-3, 2))
-    chosen = GaussianProcessRegressor(kernel, random_state=seed).fit(x[some], y[some])
+    kernel = ConstantKernel(1.0, (1e-3, 1e4)) * RBF(1.0, (1e-2, 1e3)) + WhiteKernel(0.2, (1e-5, 10))
+    with warnings.catch_warnings():  # a kernel at a bound is a kernel; the inner folds will tell
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        chosen = GaussianProcessRegressor(kernel, random_state=seed).fit(x[some], y[some])
     return GaussianProcessRegressor(chosen.kernel_, optimizer=None).fit(x, y)

@@ -80,15 +80,18 @@ def test_options_that_it_lacks_are_refused(name: str) -> None:
 
 
 def test_deep_takes_the_regressor_and_the_block_that_hold_the_answer() -> None:
-    clips, score, _ = stills(160)
-    auto = DeepRegressor().fit(clips[:110], score[:110])
-    ridge = DeepRegressor(regressor="ridge").fit(clips[:110], score[:110])
-    found = [stats.pearsonr(m.predict(clips[110:]), score[110:]).statistic for m in (auto, ridge)]
-    assert found[0] > max(0.6, found[1] + 0.1)  # the square is not for lines
+    clips, _, _ = stills(160)
+    x = np.concatenate([c.appearance for c in clips]).astype(float)
+    score = np.abs(x[:, 14]) + np.abs(x[:, 15])  # in the second array, and not for lines
+    train, test = slice(0, 110), slice(110, None)
+    auto = DeepRegressor().fit(clips[train], score[train])
+    ridge = DeepRegressor(regressor="ridge").fit(clips[train], score[train])
+    good, bad = (stats.pearsonr(m.predict(clips[test]), score[test])[0] for m in (auto, ridge))
+    assert good > 0.6 and bad < 0.4
     members = {name: weight for name, weight in auto.strength.items() if name != "inner_error"}
     assert sum(members.values()) == pytest.approx(1)
-    assert not any(name.startswith("block2") for name in members)  # noise
-    best = DeepRegressor(combine="best").fit(clips[:110], score[:110])
+    assert max(members, key=lambda name: members[name]).startswith("block1")
+    best = DeepRegressor(combine="best").fit(clips[train], score[train])
     assert len(best.strength) == 2 and best.strength["inner_error"] >= auto.strength["inner_error"]
 
 
@@ -134,13 +137,12 @@ def test_blind_features_keep_the_score_and_do_not_tell_who() -> None:
 
 
 def test_gates_let_through_what_serves_the_other_task() -> None:
-    clips, score, sex = stills(300)
-    model = SelectiveSharing(members=1, epochs=60, channels=32).fit(
-        clips[:220], score[:220], sex[:220]
-    )
-    assert stats.pearsonr(model.predict(clips[220:]), score[220:]).statistic > 0.3
-    told = model.predict_attribute(clips[220:])
-    assert balanced_accuracy_score(sex[220:], told) > 0.75
+    clips, score, sex = stills(700)
+    train, test = slice(0, 500), slice(500, None)
+    model = SelectiveSharing(members=1, epochs=40, channels=32)
+    model.fit(clips[train], score[train], sex[train])
+    assert stats.pearsonr(model.predict(clips[test]), score[test]).statistic > 0.4
+    assert balanced_accuracy_score(sex[test], model.predict_attribute(clips[test])) > 0.75
 
 
 def test_a_closed_gate_shares_nothing() -> None:
@@ -211,7 +213,7 @@ def test_fitted_and_loaded_a_run_scores_a_store(
     given = [f"model={name}", "stream=appearance+seven", "bootstrap=100"]
     given += [f"model.{key}={value}" for key, value in QUICK.get(name, {}).items()]
     result = fit(path, labels, tmp_path / "run", apply_overrides(FitConfig(), given))
-    if name not in ("blind", "selective"):  # of 22 clips these learn little
+    if name == "deep":  # which reads the layer by itself
         assert result.test.src > 0.8
     run = load_run(tmp_path / "run")
     found = run.predict(path).set_index("clip")["score"]
