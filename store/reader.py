@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +20,6 @@ from store.crop_index import CropRecord
 from store.errors import (
     ClipNotFoundError,
     CompactedError,
-    FacepipeError,
     StoreError,
     StoreFormatError,
 )
@@ -34,6 +31,7 @@ from store.opening import Place, locate, open_index, open_paths
 from store.remote import is_url, local_path
 from store.schema import ArraySpec, ClipRecord, Status, array_specs, crop_spec
 from store.select import Choice, select
+from store.telling import readable, told
 
 if TYPE_CHECKING:
     import dask.array
@@ -110,7 +108,7 @@ class Store(Listing):
         return found
 
     def __len__(self) -> int:
-        with self._readable():
+        with readable(self.path):
             return self._index.count()
 
     def iter_rows(
@@ -140,7 +138,7 @@ class Store(Listing):
         """
         choice = Choice.of(status, subset, where)
         moved = self.place().moved
-        with self._readable():
+        with readable(self.path):
             yield from select(
                 self._index.connection, columns, choice, moved=moved, by_start=by_start
             )
@@ -184,7 +182,7 @@ class Store(Listing):
             start, stop = record.start or 0, (record.start or 0) + record.frames
             return self._read(place, names, start, stop)
 
-        with self._told(f"the rows of clip {clip!r}"):
+        with told(self.path, f"the rows of clip {clip!r}"):
             return self._patiently(read)
 
     def crops(
@@ -212,14 +210,14 @@ class Store(Listing):
             images = self._read(place, ["crop"], found.start, found.stop)["crop"]
             return np.asarray(found.frames, np.int64), images.astype(np.uint8, copy=False)
 
-        with self._told(f"the crops of clip {clip!r}"):
+        with told(self.path, f"the crops of clip {clip!r}"):
             return self._patiently(read)
 
     def crop_records(self) -> Iterator[CropRecord]:
         """Yield which rows of the array `crop` belong to which frames, in the order of rows."""
         if self.crop_size is not None:
             moved = self.place().moved
-            with self._readable():
+            with readable(self.path):
                 yield from crop_index.by_start(self._index.connection, moved=moved)
 
     def dask(self, name: str) -> dask.array.Array:
@@ -263,7 +261,7 @@ class Store(Listing):
             rows = place.crop_rows if name == "crop" else place.rows
             return self._read(place, [name], start, min(stop, rows))[name]
 
-        with self._told(f"rows {start} to {stop} of {name}"):
+        with told(self.path, f"rows {start} to {stop} of {name}"):
             return self._patiently(read)
 
     # -- how -----------------------------------------------------------------------------------
@@ -326,34 +324,11 @@ class Store(Listing):
             raise RuntimeError("the store was compacted during the read")
         return found
 
-    @contextmanager
-    def _told(self, what: str) -> Iterator[None]:
-        """Say in one line what could not be read."""
-        try:
-            yield
-        except FacepipeError:
-            raise
-        except Exception as error:
-            raise StoreError(
-                f"{self.path}: {what} cannot be read: {error}",
-                f"`pipeline store verify {self.path}` names every damaged clip.",
-            ) from error
-
-    @contextmanager
-    def _readable(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.DatabaseError as error:
-            raise StoreFormatError(
-                f"{self._paths.label}/index.sqlite: cannot be read: {error}",
-                f"`pipeline store verify {self.path}` says more.",
-            ) from error
-
     def _patiently(self, read: Callable[[], _T]) -> _T:
         """Try again while a writer may be replacing the very files that are read."""
         for attempt in range(_RETRIES):
             try:
-                with self._readable():
+                with readable(self.path):
                     return read()
             except ClipNotFoundError:
                 raise

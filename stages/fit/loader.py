@@ -18,7 +18,7 @@ from stages.fit.batches import Batch, ClipData, collate, draw, prepare
 from stages.fit.landmarks import LandmarkMode
 from stages.fit.models import StreamStatistics
 from stages.fit.spans import ClipSpan, FeatureStore, Stream, arrays_of, group_blocks
-from store.schema import SHARD_ROWS
+from store.schema import EMBEDDING_DIM, SHARD_ROWS
 
 DEFAULT_BUDGET = 2 * 1024**3
 # A quarter of a shard reads as many rows a second as a whole one, and for the same memory four
@@ -77,7 +77,8 @@ class ClipLoader:
     budget : Budget, optional
         Bytes that may stay in memory; left out, DEFAULT_BUDGET for this loader.
     block_rows : int
-        Rows that a block spans at most, unless one clip has more.
+        Rows that a block spans at most, unless one clip has more; fewer where they are wider than
+        512 columns.
     change : callable, optional
         Applied to every clip that is read, for example to put its frames in another order; the same
         clip must come out the same every time.
@@ -99,9 +100,10 @@ class ClipLoader:
     ) -> None:
         self.clips = sorted(clips, key=attrgetter("start"))
         self.scores = dict(scores or {})
-        self.blocks = group_blocks(self.clips, block_rows)
         features = [source.dask(name) for name in arrays_of(stream)]
         self.widths = tuple(int(array.shape[1]) for array in features)
+        wider = max(sum(self.widths) / EMBEDDING_DIM, 1.0)  # wide layers: as many bytes, fewer rows
+        self.blocks = group_blocks(self.clips, max(int(block_rows / wider), 1))
         self._arrays = [*features, *(source.dask(n) for n in ("landmark", "valid", "timestamp"))]
         self._landmarks: LandmarkMode = landmarks
         self._fps = fps
