@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.cross_decomposition import PLSRegression
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, KFold
+from sklearn.model_selection import GridSearchCV, KFold, cross_val_predict
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 
@@ -37,10 +37,11 @@ class BlindRegressor(PooledModel):
     """SVR on features from which an attribute (gender, unless another is named) cannot be told.
 
     1. A logistic regression learns the attribute; from here on its answer stands for it, so that
-       new clips need no label. 2. Partial least squares finds the ``dims`` directions that predict
-       the score best within the classes. 3. There each class is moved onto the barycentre of all,
-       so that they have one distribution. 4. An RBF SVR predicts the score from what is left.
-       All four see training clips alone. ``transform`` gives the features themselves.
+    new clips need no label. 2. What predicts the score within the classes becomes ``dims``
+    features: an RBF SVR's prediction, and the best directions by partial least squares. 3. There
+    each class is moved onto the barycentre of all, so that they have one distribution. 4. A second
+    RBF SVR predicts the score from what is left. All see training clips alone, and 3 and 4 see the
+    first SVR's predictions of inner folds. ``transform`` gives the features themselves.
 
     What the score owes to the attribute itself is lost, and is meant to be.
 
@@ -50,7 +51,7 @@ class BlindRegressor(PooledModel):
     attribute : str
         Column of the labels; ``gender`` if left out.
     dims : int
-        Directions. More keep more of the score, and more for a classifier to find.
+        Features. More keep more of the score, and more for a classifier to find.
     """
 
     options = ("attribute", "dims")
@@ -61,7 +62,8 @@ class BlindRegressor(PooledModel):
         self.attribute = str(options.get("attribute", "gender"))
         self._dims = int(number(name, "dims", options.get("dims", 4), 1, 512))
         self._arrays: Arrays = {}
-        self._value: Plain = Linear(np.zeros(0), np.zeros(1))
+        self._first: Plain = Linear(np.zeros(0), np.zeros(1))  # within the classes
+        self._value: Plain = self._first  # of the blind features
 
     def _summarise(self, clip: ClipData) -> list[FloatArray]:
         return time_average(clip)
@@ -86,38 +88,56 @@ class BlindRegressor(PooledModel):
             mine = who == value
             within[mine] -= within[mine].mean(axis=0)
             target[mine] -= target[mine].mean()
-        dims = min(self._dims, *x.shape)
-        direction = PLSRegression(dims, scale=False).fit(within, target).x_rotations_
-        direction = direction / np.maximum((within @ direction).std(axis=0), 1e-12)
+        folds = KFold(INNER_FOLDS, shuffle=True, random_state=self.seed)
+        machine = SVR(C=1.5, gamma=0.4 / x.shape[1])
+        first = cross_val_predict(machine, x, target, cv=folds)
+        self._first = plain(machine.fit(x, target))
+        more = min(self._dims - 1, x.shape[0] - 1, x.shape[1])
+        direction = np.zeros((x.shape[1], 0))
+        if more:
+            direction = PLSRegression(more, scale=False).fit(within, target).x_rotations_
+            direction = direction / np.maximum((within @ direction).std(axis=0), 1e-12)
         self._arrays = {
             "mean": np.asarray(scaler.mean_, np.float64),
             "scale": np.asarray(scaler.scale_, np.float64),
             "coef": np.asarray(coef, np.float64),
             "intercept": np.asarray(intercept, np.float64),
             "direction": np.asarray(direction, np.float64),
-            **_transport(x @ direction, who, len(sample.values), self.seed),
+            "spread": np.array([max(float(first.std()), 1e-12)]),
         }
-        z = self._blinded(sample.x)
-        grid = {"C": (0.3, 1.0, 3.0), "gamma": [w / dims for w in (0.1, 0.3, 1.0)]}
-        folds = KFold(INNER_FOLDS, shuffle=True, random_state=self.seed)
+        z = self._raw(x, first)
+        self._arrays |= _transport(z, who, len(sample.values), self.seed)
+        z = self._blinded(x, first)
+        grid = {"C": (0.3, 1.0, 3.0), "gamma": [w / z.shape[1] for w in (0.1, 0.3, 1.0)]}
         search = GridSearchCV(SVR(), grid, scoring="neg_mean_squared_error", cv=folds)
         search.fit(z, sample.target)
         self._value = plain(search.best_estimator_)
         self.strength = {name: float(value) for name, value in search.best_params_.items()}
 
-    def _blinded(self, x: FloatArray) -> FloatArray:
+    def _standard(self, x: FloatArray) -> FloatArray:
+        return np.asarray((x - self._arrays["mean"]) / self._arrays["scale"], np.float64)
+
+    def _raw(self, standard: FloatArray, first: FloatArray) -> FloatArray:
+        """(n, dims): the first SVR's predictions and the directions, still telling who."""
+        directions = standard @ self._arrays["direction"]
+        return np.column_stack([first / self._arrays["spread"][0], directions])
+
+    def _blinded(self, standard: FloatArray, first: FloatArray) -> FloatArray:
         a = self._arrays
-        standard = (x - a["mean"]) / a["scale"]
         who = (standard @ a["coef"].T + a["intercept"]).argmax(axis=1)
-        z = standard @ a["direction"]
+        z = self._raw(standard, first)
         for rotation, quantiles, common in zip(
             a["rotation"], a["quantiles"], a["common"], strict=True
         ):
             z = _moved(z, who, rotation, quantiles, common)
-        return np.asarray(z, np.float64)
+        return z
+
+    def _features(self, x: FloatArray) -> FloatArray:
+        standard = self._standard(x)
+        return self._blinded(standard, self._first(standard))
 
     def _predict(self, x: FloatArray) -> FloatArray:
-        return self._value(self._blinded(x))
+        return self._value(self._features(x))
 
     def transform(self, clips: Iterable[ClipData]) -> FloatArray:
         """Return the blind features (n, dims) of clips; NaN for one without a valid frame.
@@ -128,20 +148,21 @@ class BlindRegressor(PooledModel):
             Before ``fit``.
         """
         x, seen = self._seen(clips)
-        found = np.full((len(x), self._arrays["direction"].shape[1]), np.nan)
+        found = np.full((len(x), self._arrays["rotation"].shape[1]), np.nan)
         if seen.any():
-            found[seen] = self._blinded(x[seen])
+            found[seen] = self._features(x[seen])
         return found
 
     def state(self) -> tuple[dict[str, Any], Arrays]:
         """Return all four steps."""
-        kinds, arrays = packed({"regressor": self._value})
+        kinds, arrays = packed({"regressor": self._value, "first": self._first})
         return {"kinds": kinds}, {**arrays, **self._arrays}
 
     def restore(self, told: Mapping[str, Any], arrays: Arrays) -> None:
         """Become the fitted model that ``state`` described."""
-        self._value = unpacked(told["kinds"], arrays)["regressor"]
-        names: tuple[str, ...] = ("mean", "scale", "coef", "intercept", "direction")
+        parts = unpacked(told["kinds"], arrays)
+        self._value, self._first = parts["regressor"], parts["first"]
+        names: tuple[str, ...] = ("mean", "scale", "coef", "intercept", "direction", "spread")
         names += ("rotation", "quantiles", "common")
         self._arrays = {name: arrays[name] for name in names}
 

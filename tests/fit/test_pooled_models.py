@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors.numpy import load_file, save_file
 from scipy import stats
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.svm import SVC
@@ -57,15 +58,23 @@ def stills(count: int, seed: int = 0) -> tuple[list[ClipData], np.ndarray, list[
     return clips, score, ["fm"[s] for s in sex]
 
 
-@pytest.mark.parametrize("name", POOLED_MODELS)
-def test_saved_and_loaded_it_predicts_the_same(name: str) -> None:
+CASES = [(name, QUICK.get(name, {})) for name in POOLED_MODELS]
+CASES += [("blind", {"dims": 1}), ("deep", {"regressor": "svr+boosting"})]
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_saved_and_loaded_it_predicts_the_same(
+    name: str, options: dict[str, object], tmp_path: Path
+) -> None:
     clips, score, sex = stills(60)
-    model = create(name, 3, **QUICK.get(name, {}))
+    model = create(name, 3, **options)
     model.fit(clips, score, sex)
     told, arrays = model.saved()
-    again = create(name, 3, **QUICK.get(name, {})).load(json.loads(json.dumps(told)), arrays)
+    save_file(arrays, tmp_path / "arrays")
+    again = create(name, 3, **options)
+    again.load(json.loads(json.dumps(told)), load_file(tmp_path / "arrays"))
     np.testing.assert_array_equal(again.predict(clips), model.predict(clips))
-    twin = create(name, 3, **QUICK.get(name, {})).fit(clips, score, sex)
+    twin = create(name, 3, **options).fit(clips, score, sex)
     np.testing.assert_array_equal(twin.predict(clips), model.predict(clips))
     blind = ClipData("x", clips[0].appearance, clips[0].landmark, np.zeros(1, bool), np.zeros(1))
     assert model.predict([blind])[0] == pytest.approx(score.mean())
