@@ -17,7 +17,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from stages.fit import models
 from stages.fit.config import ConfigError, FitConfig, apply_overrides
-from stages.fit.pooled_models import POOLED_MODELS, create, default_stream
+from stages.fit.pooled_models import POOLED_MODELS, WITHOUT_ORDER, create, default_stream
 
 Kind = Literal["network", "pooled", "attributes", "constant"]
 MEANPOOL, ATTRIBUTES, CONSTANT = "meanpool", "attributes only", "constant"
@@ -64,8 +64,8 @@ def choose_contestants(
 ) -> list[Contestant]:
     """Return the contestants for the models asked for, and the baselines that always stand by.
 
-    Each model is followed by itself on shuffled frames (but for ``meanpool``, which does not see
-    their order), then ``meanpool``, the attributes if there are any, and the constant.
+    Each model is followed by itself on shuffled frames (but for those that take time averages and
+    do not see their order), then ``meanpool``, the attributes if there are any, and the constant.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ def choose_contestants(
         raise refused[0]
     return [
         *chosen,
-        *(c.in_disorder() for c in chosen if c.name != MEANPOOL),
+        *(c.in_disorder() for c in chosen if c.name not in WITHOUT_ORDER),
         *standing(base, attributes, MEANPOOL in names),
     ]
 

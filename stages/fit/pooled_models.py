@@ -20,6 +20,7 @@ _CLASSES: dict[str, type[PooledModel]] = {
     "selective": SelectiveSharing,
 }
 POOLED_MODELS: tuple[str, ...] = (*pooled.POOLED, *_CLASSES)
+WITHOUT_ORDER = ("meanpool", *_CLASSES)  # time averages do not change when frames are shuffled
 
 
 def create(name: str, seed: int = 0, **options: Any) -> PooledModel:

@@ -110,7 +110,9 @@ class Study:
         """Everything about data and folds that predictions hang on, as JSON types."""
         frames = [(clip, self.spans[clip].frames) for clip in self.clips]
         folds = self.grouping.folds
+        layers = {name: layer.provenance for name, layer in self.source.layers.items()}
         return {
+            **({"layers": layers} if layers else {}),
             "folds": self.design.folds,
             "repeats": self.design.repeats,
             "group": self.design.group,
