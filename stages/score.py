@@ -86,6 +86,9 @@ def score(
         every=recipe.get("every"),
         precision=Precision(recipe.get("precision", Precision.F32)),
     )
+    layers = {n: LayerOptions.of(told) for n, told in run.provenance.get("layers", {}).items()}
+    if any(layer.crops for layer in layers.values()):
+        options = replace(options, crops=recipe["crops"], crop_size=recipe["crop_size"])
     with contextlib.ExitStack() as stack:
         if not keep_store:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="facepipe-score-"))
@@ -99,11 +102,11 @@ def score(
                 f"clips, first {summary.plan.changed[0].clip}: their scores would be of those",
                 "give another --store, or none",
             )
-        for name, told in run.provenance.get("layers", {}).items():
+        for name, layer in layers.items():
             add_layer(
                 options.store,
                 options.videos,
-                LayerOptions.of(told),
+                layer,
                 name=name,
                 pack=options.pack,
                 device=options.device,
