@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline import __version__, console, evaluate_commands, tune_commands
+from pipeline import __version__, console, evaluate_commands, feature_commands, tune_commands
 from pipeline.commands import packs_app, store_app
 from pipeline.errors import run_reporting
 from pipeline.label_commands import labels_app
@@ -28,6 +28,7 @@ app.add_typer(store_app, name="store")
 app.add_typer(labels_app, name="labels")
 evaluate_commands.add_to(app)
 app.command()(tune_commands.tune)
+feature_commands.add_to(app)
 app.command()(models)
 app.command()(report)
 

@@ -97,7 +97,9 @@ def show_fit(fitted: Fitted) -> None:
         named = zip((name, "time-averaged ridge"), result.raw, strict=True)
         raw = [[*_row(*row)[:4], row[1].n] for row in named]
         console.table("", ["raw scores", *columns[1:4], "n"], raw)
-    console.result(f"epoch {result.best_epoch} of {len(result.epochs)}, chosen on validation clips")
+    if result.epochs:
+        epochs = f"epoch {result.best_epoch} of {len(result.epochs)}"
+        console.result(f"{epochs}, chosen on validation clips")
     if math.isnan(result.test.src_low):
         console.result("No rank correlation: all predictions, or all labels, are the same.")
     elif result.test.src_low > 0:

@@ -17,10 +17,10 @@ def models(
     Example: pipeline models
     """
     from stages.fit import models as registry
-    from stages.fit import pooled
+    from stages.fit import pooled_models as pooled
 
     known = [registry.describe(name) for name in registry.names()]
-    known += [pooled.describe(name) for name in pooled.POOLED]
+    known += [pooled.describe(name) for name in pooled.POOLED_MODELS]
     if json:
         console.emit({"models": [vars(model) for model in known]})
         return

@@ -4,11 +4,15 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import store
 from stages import score as scoring
 from stages.extract.device import Device
 from stages.extract.errors import PackError
+from stages.extract.layer_run import add_layer
+from stages.extract.layers import LayerOptions, Pool
 from stages.extract.run import ExtractOptions, extract
 from stages.fit.config import FitConfig, apply_overrides
 from stages.fit.run import fit
@@ -61,7 +65,7 @@ def test_a_pack_that_is_no_longer_the_runs_is_refused(
     told = json.loads((copy / "provenance.json").read_text())
     told["store"]["pack"]["fingerprint"] = "0" * 64
     (copy / "provenance.json").write_text(json.dumps(told))
-    with pytest.raises(PackError, match="is not the one that the run was fitted with"):
+    with pytest.raises(PackError, match="is not the one that made the features"):
         scoring.score(options, copy, tmp_path / "scores.csv", keep_store=False, pack=options.pack)
 
 
@@ -74,3 +78,22 @@ def test_rows_without_a_score_say_why(run: tuple[Path, ExtractOptions], tmp_path
     )
     (line,) = scoring.without_score(found.table)
     assert line.startswith("a.mp4: unreadable: no video stream could be opened")
+
+
+def test_a_layer_from_crops_is_computed_from_crops(
+    run: tuple[Path, ExtractOptions], tmp_path: Path
+) -> None:
+    _, given = run
+    options = replace(given, store=tmp_path / "c.store", crops=2, crop_size=64, workers=1)
+    extract(options)
+    layer = LayerOptions("map", Pool.MEAN, crops=True)
+    add_layer(options.store, [], layer, pack=given.pack, device=Device.CPU, workers=1)
+    labels = given.videos[0] / "labels.csv"
+    config = ["model=meanpool", "stream=map.mean.crops", "bootstrap=100"]
+    fit(options.store, labels, tmp_path / "run", apply_overrides(FitConfig(), config))
+    moving_square(tmp_path / "new.mp4", frames=7)
+    new = replace(given, videos=[tmp_path / "new.mp4"], store=tmp_path / "new.store", workers=1)
+    found = scoring.score(new, tmp_path / "run", tmp_path / "s.csv", True, given.pack)
+    assert scoring.scored(found.table) == 1
+    rows = store.open(tmp_path / "new.store").dask("map.mean.crops").compute()
+    assert np.isfinite(rows[:, 0]).sum() == 2

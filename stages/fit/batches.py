@@ -20,7 +20,8 @@ class ClipData:
 
     ``appearance`` (n, Da) in the store's dtype (float16 halves the memory), ``landmark`` (n, 136)
     float32 normalised (float16 would be as coarse as a tracker's jitter), ``valid`` (n,) bool,
-    ``timestamp`` (n,) float64 s. Features of frames that are not valid are 0.
+    ``timestamp`` (n,) float64 s. Features of frames that are not valid are 0. ``widths``: columns
+    of each of the arrays that lie side by side in ``appearance``; () for one.
     """
 
     clip: str
@@ -28,6 +29,7 @@ class ClipData:
     landmark: npt.NDArray[np.float32]
     valid: npt.NDArray[np.bool_]
     timestamp: npt.NDArray[np.float64]
+    widths: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.valid)
@@ -85,6 +87,7 @@ def prepare(
     landmarks: LandmarkMode = "clip",
     fps: float | None = None,
     max_frames: int | None = None,
+    widths: tuple[int, ...] = (),
 ) -> ClipData:
     """Turn the rows of a clip, as stored, into what a model reads.
 
@@ -100,6 +103,8 @@ def prepare(
         Common frame rate, see resample_indices; left out, frames are taken as they are.
     max_frames : int, optional
         Longer clips are cut to this many frames around their middle.
+    widths : tuple of int
+        See ClipData.
 
     Returns
     -------
@@ -111,7 +116,8 @@ def prepare(
     kept = np.array(valid[index])
     features = np.array(appearance[index])
     features[~kept] = 0
-    return ClipData(clip, features, np.array(points[index]), kept, np.array(timestamp[index]))
+    times = np.array(timestamp[index])
+    return ClipData(clip, features, np.array(points[index]), kept, times, widths)
 
 
 def frames_read(

@@ -20,6 +20,7 @@ from stages.fit import models
 from stages.fit.landmarks import LandmarkMode
 from stages.fit.loader import DEFAULT_BUDGET
 from stages.fit.losses import RankForm
+from stages.fit.pooled_models import POOLED_MODELS, create, default_stream, option_names
 from stages.fit.spans import Stream
 from stages.fit.targets import Normalise
 from store.errors import FacepipeError
@@ -110,7 +111,9 @@ class FitConfig(BaseModel):
     model: str = "2stcn"
     model_options: dict[str, Any] = Field(default_factory=dict)
     stream: Stream = Field(
-        default="appearance", description="The array that the appearance stream reads"
+        default="appearance",
+        pattern=r"^[\w.-]+( *\+ *[\w.-]+)*$",
+        description="The array that the appearance stream reads; several with + between",
     )
     landmarks: LandmarkMode = Field(default="clip", description="Normalisation, see landmarks.py")
     normalise: Normalise = Field(
@@ -148,7 +151,8 @@ def _keys() -> list[str]:
 
 def keys(model: str = "2stcn") -> list[str]:
     """Every key that can be set, the options of ``model`` among them."""
-    return _keys() + [f"model.{k}" for k in models.options(model) if k != "max_frames"]
+    own = option_names(model) if model in POOLED_MODELS else models.options(model)
+    return _keys() + [f"model.{k}" for k in own if k != "max_frames"]
 
 
 def parse_value(text: str) -> Any:
@@ -184,7 +188,10 @@ def apply_overrides(config: FitConfig, overrides: Iterable[str]) -> FitConfig:
     for key, value in pairs:  # first, since it decides which options there are
         if key == "model":
             data["model"] = value.strip()
-            models.get(data["model"])
+            if data["model"] not in POOLED_MODELS:
+                models.get(data["model"])
+    if data["model"] in POOLED_MODELS and config.stream == FitConfig.model_fields["stream"].default:
+        data["stream"] = default_stream(data["model"])
     valid = keys(data["model"])
     for key, value in pairs:
         name = f"train.{key}" if key in TrainConfig.model_fields else key
@@ -216,5 +223,13 @@ def validate(data: dict[str, Any]) -> FitConfig:
             f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}, found {first['input']!r}",
             "settings are given as --set key=value",
         ) from None
-    models.check_options(config.model, config.model_options)
+    check_options(config)
     return config
+
+
+def check_options(config: FitConfig) -> None:
+    """Raise ModelError for an unknown model, an option that it lacks, or an impossible value."""
+    if config.model in POOLED_MODELS:
+        create(config.model, **config.model_options)
+    else:
+        models.check_options(config.model, config.model_options)

@@ -20,6 +20,8 @@ from stages.fit.explain import (
     write_frames,
     write_links,
 )
+from stages.fit.fold_runs import run_folds
+from stages.fit.provenance import versions
 from stages.fit.report import (
     REPORT,
     check_folder,
@@ -28,9 +30,8 @@ from stages.fit.report import (
     write_tables,
     write_text,
 )
-from stages.fit.run import versions
 from stages.fit.spaces import Search
-from stages.fit.study import Design, Echo, Study, run_folds
+from stages.fit.study import Design, Echo, Study
 from stages.fit.tuned import chosen_text, optimism
 
 FoldDone = Callable[[str, int, int], None]

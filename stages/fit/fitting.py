@@ -56,7 +56,10 @@ def train_network(
         ``options`` build the same network again, with other weights.
     """
     with reproducible(seed):
-        options = models.complete(config.model, config.model_options, longest)
+        given = config.model_options
+        if "appearance_dim" in models.options(config.model):
+            given = {"appearance_dim": sum(train_clips.widths), **given}
+        options = models.complete(config.model, given, longest)
         model = models.create(config.model, **options)
         model.set_statistics(train_clips.statistics())
         result = train(model, train_clips, val_clips, config.train, seed, progress, checkpoint)

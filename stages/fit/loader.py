@@ -17,7 +17,8 @@ import torch
 from stages.fit.batches import Batch, ClipData, collate, draw, prepare
 from stages.fit.landmarks import LandmarkMode
 from stages.fit.models import StreamStatistics
-from stages.fit.spans import ClipSpan, FeatureStore, Stream, group_blocks
+from stages.fit.spans import ClipSpan, FeatureStore, Stream, arrays_of, group_blocks
+from store.schema import EMBEDDING_DIM
 
 DEFAULT_BUDGET = 2 * 1024**3
 # Larger ones read no more rows a second (docs/loading.md) and mix fewer places of the store.
@@ -63,8 +64,9 @@ class ClipLoader:
         Which clips, in any order.
     scores : mapping of clip id to float
         Labels; NaN in the batch for clips that have none.
-    stream : "appearance" or "embedding"
-        The store's array that the appearance stream reads.
+    stream : str
+        The store's arrays that the appearance stream reads side by side, with + between:
+        appearance, embedding, names of layers. A frame of which one has no features is not valid.
     landmarks : "clip", "frame" or "none"
         See normalise_landmarks.
     fps : float, optional
@@ -74,7 +76,8 @@ class ClipLoader:
     budget : Budget, optional
         Bytes that may stay in memory; left out, DEFAULT_BUDGET for this loader.
     block_rows : int
-        Rows that a block spans at most, unless one clip has more.
+        Rows that a block spans at most, unless one clip has more; fewer where they are wider than
+        512 columns.
     change : callable, optional
         Applied to every clip that is read, for example to put its frames in another order; the same
         clip must come out the same every time.
@@ -96,8 +99,11 @@ class ClipLoader:
     ) -> None:
         self.clips = sorted(clips, key=attrgetter("start"))
         self.scores = dict(scores or {})
-        self.blocks = group_blocks(self.clips, block_rows)
-        self._arrays = [source.dask(n) for n in (stream, "landmark", "valid", "timestamp")]
+        features = [source.dask(name) for name in arrays_of(stream)]
+        self.widths = tuple(int(array.shape[1]) for array in features)
+        wider = max(sum(self.widths) / EMBEDDING_DIM, 1.0)  # wide layers: as many bytes, fewer rows
+        self.blocks = group_blocks(self.clips, max(int(block_rows / wider), 1))
+        self._arrays = [*features, *(source.dask(n) for n in ("landmark", "valid", "timestamp"))]
         self._landmarks: LandmarkMode = landmarks
         self._fps = fps
         self._max_frames = max_frames
@@ -118,7 +124,12 @@ class ClipLoader:
         high = max(s.start + s.frames for s in spans)
         # In the loader's own thread: more of them beside the model's took up to twice the CPU time
         # for the same rows, and Zarr fetches the chunks of an array concurrently anyway.
-        arrays = dask.compute(*(a[low:high] for a in self._arrays), scheduler="synchronous")
+        read = dask.compute(*(a[low:high] for a in self._arrays), scheduler="synchronous")
+        *features, landmark, valid, timestamp = read
+        whole = features[0] if len(features) == 1 else np.concatenate(features, axis=1)
+        for part in features:  # layers may be of some frames only
+            valid = valid & np.isfinite(part[:, 0])
+        arrays = (whole, landmark, valid, timestamp)
         clips = []
         for span in spans:
             rows = slice(span.start - low, span.start - low + span.frames)
@@ -128,6 +139,7 @@ class ClipLoader:
                 landmarks=self._landmarks,
                 fps=self._fps,
                 max_frames=self._max_frames,
+                widths=self.widths,
             )
             clips.append(clip if self._change is None else self._change(clip))
         size = sum(c.nbytes for c in clips)

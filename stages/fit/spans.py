@@ -7,14 +7,17 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from operator import attrgetter, itemgetter
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from store.errors import FacepipeError
+from store.layers import Layer
 from store.schema import Status
 
-Stream = Literal["appearance", "embedding"]
+# The arrays that the appearance stream reads, side by side, with + between: appearance, embedding,
+# and the names of layers that `pipeline features` has added.
+Stream = str
 
 
 class FeatureStore(Protocol):
@@ -23,6 +26,11 @@ class FeatureStore(Protocol):
     @property
     def provenance(self) -> Mapping[str, Any]:
         """Pack, recipe and versions of the extraction."""
+        ...
+
+    @property
+    def layers(self) -> Mapping[str, Layer]:
+        """Arrays that were made later, by name."""
         ...
 
     def iter_rows(
@@ -40,6 +48,11 @@ class FeatureStore(Protocol):
     def dask(self, name: str) -> Any:
         """Return one per-frame array, lazily."""
         ...
+
+
+def arrays_of(stream: Stream) -> list[str]:
+    """Return the names of the arrays of a stream."""
+    return [name.strip() for name in stream.split("+")]
 
 
 class ClipSpan(NamedTuple):

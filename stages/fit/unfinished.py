@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from stages.fit.checkpoint import Checkpoint
 from stages.fit.guard import TrainingError
 from stages.fit.logs import EPOCHS, TENSORBOARD
-from stages.fit.run_folder import (
+from stages.fit.run_files import (
     CHECKPOINT,
     CONFIG,
     LABELS,
@@ -130,6 +130,7 @@ def _claim(run_dir: Path, identity: Identity, overwrite: bool, echo: Callable[[s
         begun = None
         _remove(run_dir, keep=LOCK)
     if begun is None:
+        (run_dir / EPOCHS).unlink(missing_ok=True)  # of an epoch that was logged and not saved
         write_file(file, (json.dumps(identity, indent=2) + "\n").encode())
         return
     if different := _difference(begun, identity):
