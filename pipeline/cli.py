@@ -11,6 +11,7 @@ from pipeline import __version__, console, evaluate_commands, feature_commands, 
 from pipeline.commands import packs_app, store_app
 from pipeline.errors import run_reporting
 from pipeline.label_commands import labels_app
+from pipeline.live_commands import live
 from pipeline.model_commands import models
 from pipeline.report_commands import report
 from stages.extract.device import Device, Precision
@@ -30,6 +31,7 @@ evaluate_commands.add_to(app)
 app.command()(tune_commands.tune)
 feature_commands.add_to(app)
 app.command()(models)
+app.command()(live)
 app.command()(report)
 
 DEFAULT_STORE = Path("features.store")
@@ -189,6 +191,7 @@ def fit(
 ) -> None:
     """Train a temporal model on a store and measure it on people it has not seen.
 
+    Interrupted, the same command with the same --run goes on after the last finished epoch.
     Example: pipeline fit --model 2stcn --set train.alpha=0.5 --set model.temporal_fusion=last
     """
     from pipeline.fitting import fit_model, show_fit

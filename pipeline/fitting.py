@@ -70,6 +70,8 @@ def fit_model(
             "write one line for each clip of the store, or name the file with --labels",
         )
     target = run or runs / f"{model}-{datetime.now():%Y%m%d-%H%M%S}"
+    if run is None:
+        console.note(f"run: {target}; interrupted, it goes on if given --run {target}")
     take = None if per_frame is None else csv_writer(per_frame)
     with console.epoch_progress(chosen.train.epochs) as epoch:
         result = run_fit(

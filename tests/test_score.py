@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import store
@@ -36,9 +37,18 @@ def test_scores_without_keeping_features(run: tuple[Path, ExtractOptions], tmp_p
     moving_square(tmp_path / "new.mp4", frames=7)
     given = replace(options, videos=[tmp_path], store=tmp_path / "unused.store")
     found = scoring.score(
-        given, folder, tmp_path / "scores.csv", keep_store=False, pack=options.pack
+        given,
+        folder,
+        tmp_path / "scores.csv",
+        keep_store=False,
+        pack=options.pack,
+        per_frame=tmp_path / "frames",
     )
     assert scoring.scored(found.table) == 1
+    told = pd.read_csv(tmp_path / "frames" / "new.mp4.csv")
+    assert told["frame"].tolist() == list(range(7)) and told["valid"].all()
+    assert told["won"].sum() == 1
+    assert told["score"].max() == pytest.approx(found.table["score"].item(), abs=1e-4)
     assert not (tmp_path / "unused.store").exists()
     assert (tmp_path / "scores.csv").read_text().startswith("clip,score,status,frames")
 

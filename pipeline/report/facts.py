@@ -35,9 +35,9 @@ class Facts:
     store_path : str
         Where it is, or was.
     clips : DataFrame
-        A row a labelled clip: clip, part, group, score, prediction, the baseline's prediction,
-        error, off (ranks apart, as a share of the held-out clips; NaN elsewhere), subset, and the
-        labels' other columns.
+        A row a labelled clip: clip, part, group, score (what was to be predicted), raw (the score
+        as labelled), prediction, the baseline's prediction, error, off (ranks apart, as a share of
+        the held-out clips; NaN elsewhere), subset, and the labels' other columns.
     epochs : DataFrame
         epoch, train_loss, val_mse, val_src, lr; empty where the model is not trained in epochs.
     labelled : bool
@@ -62,6 +62,11 @@ class Facts:
         return tells_frames(self.run.config)
 
     @property
+    def relative(self) -> bool:
+        """Whether what was predicted is the score relative to its subset."""
+        return self.run.config.normalise != "none"
+
+    @property
     def held_out(self) -> pd.DataFrame:
         """Rows of the test clips."""
         return self.clips[self.clips["part"] == "test"]
@@ -83,8 +88,6 @@ def read_facts(run_dir: Path, store_path: list[str] | None) -> Facts:
     """
     run = load_run(run_dir)
     clips = _table(run_dir / PREDICTIONS).merge(_table(run_dir / SPLIT), on=["clip", "part"])
-    if "target" in clips:  # what the model was fitted to: the score, relative where normalised
-        clips["score"] = clips.pop("target")
     labelled = (run_dir / LABELS).is_file()
     if labelled:
         labels = _table(run_dir / LABELS, text=True).drop(columns="score")
@@ -93,6 +96,9 @@ def read_facts(run_dir: Path, store_path: list[str] | None) -> Facts:
     if "subset" not in clips:
         clips["subset"] = ""
     clips["subset"] = clips["subset"].fillna("")
+    clips["raw"] = clips["score"]
+    if "target" in clips:
+        clips["score"] = clips.pop("target")
     clips["error"] = clips["prediction"] - clips["score"]
     test = clips["part"] == "test"
     ranks = clips.loc[test, ["prediction", "score"]].rank()
@@ -141,9 +147,10 @@ def judge(facts: Facts) -> Verdict:
     comparison = compare(
         {name: table[[column]].to_numpy().T for name, column in names.items()},
         score[None],
-        score,
+        table["raw"].to_numpy(),
         table["subset"].tolist(),
         table["group"].tolist(),
+        normalised=facts.relative,
         samples=config.bootstrap,
         seed=config.seed,
     )
@@ -171,7 +178,7 @@ def judge_attributes(facts: Facts) -> list[tuple[Attribute, list[str]]]:
     return found
 
 
-_OURS = {"clip", "part", "group", "score", "prediction", BASELINE, "error", "off", "person"}
+_OURS = {"clip", "part", "group", "score", "raw", "prediction", BASELINE, "error", "off", "person"}
 
 
 def settings(facts: Facts) -> list[tuple[str, Any]]:
@@ -192,6 +199,8 @@ def settings(facts: Facts) -> list[tuple[str, Any]]:
         ("fitted", saved.get("created", "")),
         ("model", f"{config.model}, {weights:,} weights; options: {options}"),
         ("clips", parts),
+        ("predicted", f"the score relative to its subset ({config.normalise})"
+                      if facts.relative else "the score as it is"),
         ("labels", f"{labels.get('file', '')} (sha256 {str(labels.get('sha256', ''))[:12]})"),
         ("features", f"{config.stream} and landmarks ({config.landmarks}) from {facts.store_path}"),
         ("pack", f"{pack.get('name', '')} ({pack.get('fingerprint', '')[:12]}); licence: "

@@ -71,9 +71,13 @@ class Options:
 
 @dataclass(frozen=True)
 class Card:
-    """A clip in a list: its row of the table, its chart and its film, where there are such."""
+    """A clip in a list: its row of the table, its chart and its film, where there are such.
+
+    ``held``: whether the store has frames of it. A still has no chart.
+    """
 
     row: dict[str, Any]
+    held: bool
     chart: Chart | None
     film: Film | None
 
@@ -211,7 +215,8 @@ def scatter(facts: Facts) -> Chart:
     both = span(np.concatenate([table["score"], table["prediction"]]))
     made = chart(
         "Predicted against true score of the held-out clips",
-        both, both, "true score", "predicted", (560, 460), by="point",
+        both, both, "true score, relative to its subset" if facts.relative else "true score",
+        "predicted", (560, 460), by="point",
     )  # fmt: skip
     low, high = both
     made.line([low, high], [low, high], "equal")
@@ -297,9 +302,12 @@ def card_lists(
     def card(row: dict[str, Any]) -> Card:
         frames, film = told.get(row["clip"]), shown.get(row["clip"])
         if frames is None:
-            return Card(row, None, film)
+            return Card(row, False, None, film)
         shots = [] if film is None else [p.time for p in film.pictures]
-        return Card(row, clip_chart(frames, f"Score by frame of {row['clip']}", shots), film)
+        drawn = None
+        if len(frames.valid) > 1:
+            drawn = clip_chart(frames, f"Score by frame of {row['clip']}", shots)
+        return Card(row, True, drawn, film)
 
     return [
         CardList(name, title, text, [card(row) for row in _rows(part)])

@@ -19,6 +19,7 @@ from stages.extract.faces import F64
 from stages.extract.landmarks import between, crops_of_boxes, drift, follow
 from stages.extract.requests import Answer, Detect, FindLandmarks, Request
 from stages.extract.tracks import LEAST_IOU, Seen, match
+from stages.extract.video import Image
 
 NEAR = 0.05  # crops that differ by less (see `drift`) show the net the same
 ASTRAY = 0.3  # landmarks that still ask for so different a crop have no hold of a face
@@ -139,16 +140,21 @@ def _look_for(
 
 def _lost(face: Located) -> bool:
     """Whether landmarks lie about another place than the box, or have no hold."""
-    if face.astray or not _face_like(face):
-        return True
-    middle = (face.landmark.min(0) + face.landmark.max(0)) / 2
-    box = face.sighting.box
-    return not bool((middle > box[:2]).all() and (middle < box[2:]).all())
+    return face.astray or not _face_like(face) or not middle_in(face.landmark, face.sighting.box)
 
 
 def _face_like(face: Located) -> bool:
+    return face_like(face.landmark, face.sighting.box, face.seen.image)
+
+
+def middle_in(landmark: F32, box: F32) -> bool:
+    """Whether the middle of landmarks (68, 2) lies in a box (4,)."""
+    middle = (landmark.min(0) + landmark.max(0)) / 2
+    return bool((middle > box[:2]).all() and (middle < box[2:]).all())
+
+
+def face_like(landmark: F32, box: F32, image: Image) -> bool:
     """Whether the net saw a face: points that spread out, within a frame's size of the frame."""
-    landmark, box = face.landmark, face.sighting.box
-    size = np.array(face.seen.image.shape[1::-1], np.float32)
+    size = np.array(image.shape[1::-1], np.float32)
     inside = ((landmark > -size) & (landmark < 2 * size)).all()  # False for NaN as well
     return bool(inside and np.ptp(landmark, axis=0).min() > 1 and (box[2:] > box[:2]).all())

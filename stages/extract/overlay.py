@@ -71,7 +71,7 @@ def overlay(
         for image in _drawn(path, obey, rows, expected):
             if not written:
                 h, w = image.shape[:2]
-                writer = _writer(partial, tracks[0].fps or 25.0, (w, h), out)
+                writer = open_writer(partial, tracks[0].fps or 25.0, (w, h), out)
             writer.write(image)
             written += 1
             progress(written)
@@ -82,7 +82,8 @@ def overlay(
     return written
 
 
-def _writer(partial: Path, fps: float, size: tuple[int, int], out: Path) -> cv2.VideoWriter:
+def open_writer(partial: Path, fps: float, size: tuple[int, int], out: Path) -> cv2.VideoWriter:
+    """Open the mp4 that is to become ``out``; OverlayError where OpenCV cannot."""
     writer = cv2.VideoWriter(str(partial), cv2.VideoWriter.fourcc(*"mp4v"), fps, size)
     if not writer.isOpened():
         raise OverlayError(
@@ -113,28 +114,47 @@ def _drawn(
 
 def _draw(image: Image, rows: dict[int, dict[str, npt.NDArray[np.generic]]], index: int) -> Image:
     picture = image.copy()
-    thick = max(1, round(max(picture.shape[:2]) / 600))
+    thick = thickness(picture)
     for track, arrays in rows.items():
         if not arrays["valid"][index]:
             continue
         colour = _COLOURS[track % len(_COLOURS)]
-        box = np.asarray(arrays["box"][index], np.float64).round().astype(int)
-        low, high = (int(box[0]), int(box[1])), (int(box[2]), int(box[3]))
-        cv2.rectangle(picture, low, high, colour, thick)
-        points = np.asarray(arrays["landmark"][index], np.float64).reshape(68, 1, 2)
-        for start, end in _LINES:
-            part = points[start:end].round().astype(np.int32)
-            cv2.polylines(picture, [part], start in _CLOSED, colour, thick, cv2.LINE_AA)
         label = f"track {track}  {float(arrays['score'][index]):.2f}"
-        _text(picture, label, (low[0], max(low[1] - 4 * thick, 14 * thick)), colour, thick)
+        draw_face(picture, arrays["box"][index], arrays["landmark"][index], label, colour)
     first = next(iter(rows.values()))
     when = f"frame {index}  {float(first['timestamp'][index]):.3f} s"
-    _text(picture, when, (6 * thick, picture.shape[0] - 6 * thick), (255, 255, 255), thick)
+    draw_text(picture, when, (6 * thick, picture.shape[0] - 6 * thick))
     return picture
 
 
-def _text(
-    picture: Image, text: str, at: tuple[int, int], colour: tuple[int, int, int], thick: int
+def thickness(picture: Image) -> int:
+    """Width in pixels of a line that is seen well in a picture of that size."""
+    return int(max(1, round(max(picture.shape[:2]) / 600)))
+
+
+def draw_face(
+    picture: Image,
+    box: npt.NDArray[np.generic],
+    landmark: npt.NDArray[np.generic],
+    label: str,
+    colour: tuple[int, int, int] = _COLOURS[0],
 ) -> None:
+    """Draw a box (4,), the lines of 68 landmarks, and a label above the box; pixels, in place."""
+    thick = thickness(picture)
+    corners = np.asarray(box, np.float64).round().astype(int)
+    low, high = (int(corners[0]), int(corners[1])), (int(corners[2]), int(corners[3]))
+    cv2.rectangle(picture, low, high, colour, thick)
+    points = np.asarray(landmark, np.float64).reshape(68, 1, 2)
+    for start, end in _LINES:
+        part = points[start:end].round().astype(np.int32)
+        cv2.polylines(picture, [part], start in _CLOSED, colour, thick, cv2.LINE_AA)
+    draw_text(picture, label, (low[0], max(low[1] - 4 * thick, 14 * thick)), colour)
+
+
+def draw_text(
+    picture: Image, text: str, at: tuple[int, int], colour: tuple[int, int, int] = (255, 255, 255)
+) -> None:
+    """Write a line with a dark edge, its lower left corner at ``at``; in place."""
+    thick = thickness(picture)
     for width, shade in ((3 * thick, (0, 0, 0)), (thick, colour)):
         cv2.putText(picture, text, at, cv2.FONT_HERSHEY_SIMPLEX, 0.5 * thick, shade, width)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
 
 from stages.fit.batches import Batch
 from stages.fit.models import TemporalModel
@@ -54,11 +53,7 @@ def _fits(model: TemporalModel, batch: Batch, k: int) -> bool:
         ).score
         loss = ((p - batch.score[one]) ** 2).sum()
         loss.backward()
-    finite = bool(torch.isfinite(loss)) and bool(torch.isfinite(gradient_norm(model)))
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    finite = all(bool(torch.isfinite(x).all()) for x in (loss, *gradients))
     model.zero_grad()
     return finite
-
-
-def gradient_norm(model: nn.Module) -> Tensor:
-    """Euclidean norm of all gradients together: ()."""
-    return nn.utils.get_total_norm(p.grad for p in model.parameters() if p.grad is not None)

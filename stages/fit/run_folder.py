@@ -141,6 +141,16 @@ class Run:
                     "store that it was fitted on",
                 )
 
+    def check_rows(self) -> list[str]:
+        """Return the arrays that ``predict_rows`` reads; RunError if rows do not hold all."""
+        names = arrays_of(self.config.stream)
+        if not {"appearance", "embedding"}.issuperset(names):
+            raise RunError(
+                f"the run {self.folder} reads {self.config.stream}, more than extraction gives",
+                "it scores clips whole: use `pipeline score`",
+            )
+        return names
+
     def predict_rows(self, rows: ClipRows) -> float:
         """Score one clip from rows as a store holds them, in label units.
 
@@ -152,12 +162,7 @@ class Run:
             The model reads what such rows do not hold.
         """
         config = self.config
-        names = arrays_of(config.stream)
-        if not {"appearance", "embedding"}.issuperset(names):
-            raise RunError(
-                f"the run {self.folder} reads {config.stream}, of which rows hold a part only",
-                "layers are made for the clips of a store: use `pipeline score`",
-            )
+        names = self.check_rows()
         arrays = [getattr(rows, name) for name in names]
         clip = prepare(
             "",

@@ -62,6 +62,17 @@ def reproducible(seed: int) -> Iterator[None]:
             torch.use_deterministic_algorithms(before, warn_only=warn_only)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Give torch one thread: more would change the last bits, and folds can run side by side."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 Watch = Callable[[Batch, Prediction], None]
 
 

@@ -61,10 +61,15 @@ def check_new(run_dir: Path, overwrite: bool = False) -> None:
     finished = (run_dir / CONFIG).is_file()
     if finished and not overwrite:
         raise RunError(f"{run_dir} exists already", "give another --run, or remove that folder")
-    if not finished and not (run_dir / CHECKPOINT / IDENTITY).is_file():
+    if not finished and not _begun(run_dir / CHECKPOINT):
         raise RunError(
             f"{run_dir} exists already, is not a run and is left alone", "give another --run"
         )
+
+
+def _begun(work: Path) -> bool:
+    """Whether a fit made this folder, be it that it was killed before it wrote a thing."""
+    return work.is_dir() and ((work / LOCK).is_file() or not any(work.iterdir()))
 
 
 @contextmanager
@@ -129,17 +134,17 @@ def _claim(run_dir: Path, identity: Identity, overwrite: bool, echo: Callable[[s
     if overwrite and ((run_dir / CONFIG).exists() or (begun and _difference(begun, identity))):
         begun = None
         _remove(run_dir, keep=LOCK)
-    if begun is None:
-        (run_dir / EPOCHS).unlink(missing_ok=True)  # of an epoch that was logged and not saved
-        write_file(file, (json.dumps(identity, indent=2) + "\n").encode())
-        return
-    if different := _difference(begun, identity):
+    if begun is not None and (different := _difference(begun, identity)):
         raise RunError(
             f"{run_dir} holds an unfinished fit of {different}",
             "give the settings, labels and store that it was begun with, or another --run, or "
             "remove that folder",
         )
     remove_partials(run_dir)
+    if begun is None:
+        (run_dir / EPOCHS).unlink(missing_ok=True)  # of an epoch that was logged and not saved
+        write_file(file, (json.dumps(identity, indent=2) + "\n").encode())
+        return
     echo(f"going on with the unfinished fit in {run_dir}")
     changed = [
         f"{name} {found} then, {identity['versions'].get(name)} now"

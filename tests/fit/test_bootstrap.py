@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stages.fit.bootstrap import Correlation, draw_weights, draws, group_codes, interval
+from stages.fit.bootstrap import Drawn, draw_weights, draws, group_codes, interval
 from stages.fit.metrics import bootstrap_src
 
 # Spearman's correlation of two normal variables of which this is Pearson's.
@@ -14,15 +14,13 @@ RHO = 0.5
 TRUTH = 6 / math.pi * math.asin(RHO / 2)
 
 
-def scipy_value(statistic: Correlation, p: np.ndarray, g: np.ndarray) -> float:
+def scipy_value(statistic: Drawn, p: np.ndarray, g: np.ndarray) -> float:
     return float((stats.spearmanr if statistic == "src" else stats.pearsonr)(p, g).statistic)
 
 
 @pytest.mark.parametrize("statistic", ["src", "pc"])
 @pytest.mark.parametrize("decimals", [0, 8])
-def test_draws_are_what_scipy_says_of_the_clips_drawn(
-    statistic: Correlation, decimals: int
-) -> None:
+def test_draws_are_what_scipy_says_of_the_clips_drawn(statistic: Drawn, decimals: int) -> None:
     rng = np.random.default_rng(0)
     code = np.repeat(np.arange(10), 4)
     g = np.round(rng.normal(size=40), decimals)

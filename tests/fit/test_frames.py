@@ -105,6 +105,10 @@ def test_attention_of_plus_is_that_of_its_enhancement() -> None:
 class Telling(models.TemporalModel):
     """Says of each frame what its first appearance channel says."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = torch.nn.Parameter(torch.zeros(()))  # what a network's device is known by
+
     def forward(self, appearance, landmark, mask, timestamp=None):  # type: ignore[no-untyped-def]
         score = appearance[:, :, 0] * mask
         return models.Prediction(score.sum(1), score, score + mask, won=score / 10)

@@ -37,7 +37,7 @@ def test_the_time_average_is_blind_to_frequency_and_the_networks_and_statistics_
     # Three standard errors of SRC over 64 clips.
     assert abs(pooled_src("meanpool", world)) < 3 / 63**0.5
     assert pooled_src("statpool", world) > 0.8
-    assert network_src("2stcn", world, 20) > 0.6
+    assert network_src("2stcn", world, 40) > 0.6  # after 20, half of the seeds have not found it
 
 
 @pytest.mark.parametrize("kind", ["meanpool", "statpool"])

@@ -71,6 +71,27 @@ def test_killed_and_started_again_it_ends_bit_for_bit_the_same(
     same_run(run, whole)
 
 
+@pytest.mark.parametrize("left", [[], ["lock"], ["lock", "identity.json.0f.partial"]])
+def test_killed_before_the_first_epoch_it_begins_anew(
+    made: Made, whole: Path, tmp_path: Path, left: list[str]
+) -> None:
+    run = tmp_path / "run"
+    (run / "checkpoint").mkdir(parents=True)
+    for name in left:
+        (run / "checkpoint" / name).touch()
+    fit(*made, run, CONFIG)
+    same_run(run, whole)
+
+
+def test_a_folder_of_that_name_which_is_not_ours_is_left_alone(made: Made, tmp_path: Path) -> None:
+    mine = tmp_path / "run" / "checkpoint" / "mine.txt"
+    mine.parent.mkdir(parents=True)
+    mine.touch()
+    with pytest.raises(RunError, match="is not a run and is left alone"):
+        fit(*made, tmp_path / "run", CONFIG)
+    assert mine.exists()
+
+
 def test_epochs_that_were_done_are_not_done_again(
     made: Made, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,6 +52,18 @@ def test_evaluate_prints_a_table_and_what_it_supports(home: Path) -> None:
     assert all(0 <= d["p"] <= d["p_holm"] <= 1 for d in told["differences"])
 
 
+def test_evaluate_explains_attention_and_tells_frames(home: Path) -> None:
+    args = ["evaluate", "--models", "2stcn", "--out", "explained", *QUICK, *TINY]
+    done = pipeline(home, *args, "--explain", "--per-frame", "frames", "--json")
+    links = json.loads(done.stdout)["explain"]
+    assert [link["measure"] for link in links] == ["|yaw|", "|roll|", "mouth opening", "smile"]
+    assert all(set(link["within"]) == {"value", "low", "high"} for link in links)
+    assert (home / "explained" / "explain.csv").is_file()
+    assert len(list((home / "frames" / "2stcn" / "repeat0").rglob("*.csv"))) == 24
+    again = pipeline(home, *args, "--explain")
+    assert "The slides' claim" in again.stdout
+
+
 def test_ablate_killed_and_run_again_writes_the_same_table(home: Path) -> None:
     asked = ["--group", "person", *QUICK, *TINY]
     done = pipeline(home, "ablate", "--out", "table3", *asked)

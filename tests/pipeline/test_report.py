@@ -23,10 +23,13 @@ from pipeline.report.page import SECTIONS, Options, ReportError, render, write_r
 from stages.extract import packs
 from stages.extract.device import Device
 from stages.extract.run import ExtractOptions, extract
+from stages.fit.config import FitConfig, apply_overrides
 from stages.fit.frames import ClipFrames
+from stages.fit.run import fit
 from store.errors import FacepipeError
 from tests.testing.command import pipeline
 from tests.testing.reports import NAMES, SUBSETS, MadeRun
+from tests.testing.runs import QUICK
 
 
 class Elements(HTMLParser):
@@ -148,6 +151,18 @@ def test_what_the_page_says_of_errors_and_data(made: MadeRun) -> None:
     assert "f − m" in text
     assert "no frame could be decoded" in text and "<b>broken.mp4" in text
     assert "240 frames, 0 of them without a face" in text
+
+
+def test_relative_targets_are_what_the_page_calls_true(made: MadeRun, tmp_path: Path) -> None:
+    config = apply_overrides(FitConfig(), [*QUICK, "epochs=1", "refit=false", "normalise=zscore"])
+    fit(made.store, made.videos / "labels.csv", tmp_path / "run", config)
+    page = Elements(render(Options(tmp_path / "run")))
+    assert "Against the scores as they are" in page.text
+    assert "the score relative to its subset (zscore)" in page.text
+    told = json.loads((tmp_path / "run/metrics.json").read_text())
+    for metrics in (told["test"], told["raw_score"]["test"]):
+        assert f"{metrics['src']:.3f} [" in page.text
+    assert f"{told['test']['mae']:.3f} [" in page.text
 
 
 def test_the_command_writes_the_page_whole_or_not_at_all(made: MadeRun, tmp_path: Path) -> None:

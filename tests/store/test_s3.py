@@ -297,7 +297,7 @@ def test_commands_take_addresses(url, monkeypatch):
     assert f"{url}: whole" in " ".join(done.output.split())
 
     seen = []
-    monkeypatch.setattr("pipeline.fitting.fit_model", lambda *args: seen.append(args[1]))
+    monkeypatch.setattr("pipeline.fitting.fit_model", lambda *args, **_: seen.append(args[1]))
     monkeypatch.setattr("pipeline.fitting.show_fit", lambda fitted: None)
     run.invoke(app, ["fit", "--store", url], catch_exceptions=False)
     run.invoke(app, ["fit", "--store", url, "--store", "b.store"], catch_exceptions=False)
