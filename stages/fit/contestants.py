@@ -64,8 +64,8 @@ def choose_contestants(
 ) -> list[Contestant]:
     """Return the contestants for the models asked for, and the baselines that always stand by.
 
-    Each model is followed by itself on shuffled frames (but for ``meanpool``, which does not see
-    their order), then ``meanpool``, the attributes if there are any, and the constant.
+    Each model is followed by itself on shuffled frames (but for those that do not see their order,
+    such as ``meanpool``), then ``meanpool``, the attributes if there are any, and the constant.
 
     Parameters
     ----------
@@ -123,9 +123,15 @@ def choose_contestants(
         raise refused[0]
     return [
         *chosen,
-        *(c.in_disorder() for c in chosen if c.name != MEANPOOL),
+        *(c.in_disorder() for c in chosen if _sees_order(c)),
         *standing(base, attributes, MEANPOOL in names),
     ]
+
+
+def _sees_order(contestant: Contestant) -> bool:
+    if contestant.kind == "network":
+        return models.get(contestant.config.model).sees_order
+    return contestant.name != MEANPOOL
 
 
 def standing(

@@ -18,6 +18,7 @@ from stages.fit.batches import Batch, ClipData, collate, draw, prepare
 from stages.fit.landmarks import LandmarkMode
 from stages.fit.models import StreamStatistics
 from stages.fit.spans import ClipSpan, FeatureStore, Stream, group_blocks
+from stages.fit.tasks import Attributes
 from store.schema import SHARD_ROWS
 
 DEFAULT_BUDGET = 2 * 1024**3
@@ -80,6 +81,8 @@ class ClipLoader:
     change : callable, optional
         Applied to every clip that is read, for example to put its frames in another order; the same
         clip must come out the same every time.
+    attributes : mapping of clip id to words by column, optional
+        What else the labels say, for models of several tasks; goes into the batches as it is.
     """
 
     def __init__(
@@ -95,9 +98,11 @@ class ClipLoader:
         budget: Budget | None = None,
         block_rows: int = BLOCK_ROWS,
         change: Callable[[ClipData], ClipData] | None = None,
+        attributes: Attributes | None = None,
     ) -> None:
         self.clips = sorted(clips, key=attrgetter("start"))
         self.scores = dict(scores or {})
+        self.attributes: Attributes = attributes or {}
         self.blocks = group_blocks(self.clips, block_rows)
         self._arrays = [source.dask(n) for n in (stream, "landmark", "valid", "timestamp")]
         self._landmarks: LandmarkMode = landmarks
@@ -115,7 +120,15 @@ class ClipLoader:
         """Read one block, or take it from memory."""
         if block in self._kept:
             return self._kept[block]
-        spans = self.blocks[block]
+        clips = self._fetch(self.blocks[block])
+        size = sum(c.nbytes for c in clips)
+        if self._budget.take(size):
+            self._taken += size
+            self._kept[block] = clips
+        return clips
+
+    def _fetch(self, spans: Sequence[ClipSpan]) -> list[ClipData]:
+        """Read the clips of one block from the store."""
         low = spans[0].start
         high = max(s.start + s.frames for s in spans)
         # In the loader's own thread: more of them beside the model's took up to twice the CPU time
@@ -132,10 +145,6 @@ class ClipLoader:
                 max_frames=self._max_frames,
             )
             clips.append(clip if self._change is None else self._change(clip))
-        size = sum(c.nbytes for c in clips)
-        if self._budget.take(size):
-            self._taken += size
-            self._kept[block] = clips
         return clips
 
     def release(self) -> None:
@@ -184,7 +193,11 @@ class ClipLoader:
         """
         chosen = self._shuffled(batch_size, seed, epoch, bucket)
         for clips in chosen if shuffle else self._in_order(batch_size):
-            yield collate(clips, self.scores)
+            yield self._collate(clips, (seed, epoch) if shuffle else None)
+
+    def _collate(self, clips: list[ClipData], training: tuple[int, int] | None) -> Batch:
+        """Make one batch; ``training`` is the seed and epoch of a shuffled one."""
+        return collate(clips, self.scores, self.attributes)
 
     def _shuffled(
         self, batch_size: int, seed: int, epoch: int, bucket: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,7 +18,7 @@ import store
 from stages.fit import models
 from stages.fit.baselines import time_average_ridge
 from stages.fit.config import FitConfig
-from stages.fit.fitting import predict_scores, refit_network, train_network
+from stages.fit.fitting import predict_classes, predict_scores, refit_network, train_network
 from stages.fit.labels import Labels, read_labels
 from stages.fit.loader import Budget, ClipLoader
 from stages.fit.metrics import Metrics, measure
@@ -37,6 +37,7 @@ from stages.fit.run_folder import (
     write_json,
 )
 from stages.fit.spans import FeatureStore, clip_spans
+from stages.fit.tasks import Accuracy, accuracy_of, attributes_of
 from stages.fit.trainer import LabelScale, Progress, TrainResult
 
 __all__ = ["FitResult", "Run", "RunError", "fit", "load_run", "newest_run"]
@@ -62,6 +63,8 @@ class FitResult:
     best_epoch : int
     epochs : list of per-epoch metrics
     labels : Labels
+    tasks : list of Accuracy
+        Of each task beside the score, on the test clips; empty for models of the score alone.
     """
 
     run_dir: Path
@@ -71,6 +74,7 @@ class FitResult:
     best_epoch: int
     epochs: list[dict[str, float]]
     labels: Labels
+    tasks: list[Accuracy] = field(default_factory=list)
 
 
 def fit(
@@ -151,10 +155,13 @@ def fit_from(
     label = LabelScale.of(parts["train"]["score"].tolist())
     budget = Budget(config.budget)
 
-    def loader_of(t: pd.DataFrame) -> ClipLoader:
+    words = attributes_of(labels.frame)
+
+    def loader_of(t: pd.DataFrame, of: FitConfig = config) -> ClipLoader:
         scores = ((t["score"] - label.mean) / label.sd).tolist()
         labelled = dict(zip(t["clip"], scores, strict=True))
-        return make_loader(source, [spans[c] for c in t["clip"]], labelled, config, budget)
+        chosen = [spans[c] for c in t["clip"]]
+        return make_loader(source, chosen, labelled, of, budget, attributes=words)
 
     loaders = {part: loader_of(t) for part, t in parts.items()}
     with new_run_folder(target, overwrite) as folder:
@@ -163,7 +170,11 @@ def fit_from(
             config, loaders["train"], loaders["val"], longest, config.seed, progress
         )
         predictions = predict_scores(model, loaders.values(), label, config)
-        rival = time_average_ridge([loaders["train"], loaders["val"]], loaders["test"])
+        seen = loaders
+        if models.pictures(config.model, config.model_options):  # the baseline reads features
+            plain = config.model_copy(update={"model": BASELINE, "model_options": {}})
+            seen = {part: loader_of(t, plain) for part, t in parts.items()}
+        rival = time_average_ridge([seen["train"], seen["val"]], seen["test"])
         if config.train.refit:
             echo(f"training again on train and val together, {result.best_epoch} epochs")
             loaders["train"].release()
@@ -174,6 +185,8 @@ def fit_from(
             seen_and_test = [loaders["train"], loaders["test"]]
             predictions |= predict_scores(model, seen_and_test, label, config)
         rival_score = dict(zip(rival.clips, rival.prediction * label.sd + label.mean, strict=True))
+        told = predict_classes(model, loaders["test"], config)
+        tasks = [_accuracy(parts["test"], task, by) for task, by in told.items()]
         table["prediction"] = table["clip"].map(predictions)
         table[BASELINE] = table["clip"].map(rival_score)
         measured = {
@@ -190,6 +203,7 @@ def fit_from(
                 "test": measured["test"].to_dict(),
                 "validation": measured["val"].to_dict(),
                 "baselines": {BASELINE: {**baseline.to_dict(), "alpha": rival.alpha}},
+                **({"tasks": [vars(task) for task in tasks if task]} if told else {}),
             },
         )
         _tables(folder, table, result)
@@ -201,7 +215,13 @@ def fit_from(
         result.best_epoch,
         result.epochs,
         labels,
+        [task for task in tasks if task],
     )
+
+
+def _accuracy(table: pd.DataFrame, task: str, told: dict[str, str]) -> Accuracy | None:
+    classes = [told[clip] for clip in table["clip"]]
+    return accuracy_of(task, classes, table[task].tolist(), table["group"].tolist())
 
 
 def _measure(table: pd.DataFrame, column: str, config: FitConfig) -> Metrics:

@@ -21,8 +21,10 @@ import store
 from stages.fit import models
 from stages.fit.batches import ClipData
 from stages.fit.config import FitConfig, validate
+from stages.fit.crops import CropLoader
 from stages.fit.loader import Budget, ClipLoader
 from stages.fit.spans import ClipSpan, FeatureStore, check_arrays, clip_spans
+from stages.fit.tasks import Attributes
 from stages.fit.trainer import LabelScale, predict
 from store.errors import FacepipeError, StoreMismatchError
 
@@ -198,16 +200,22 @@ def make_loader(
     config: FitConfig,
     budget: Budget | None = None,
     change: Callable[[ClipData], ClipData] | None = None,
+    attributes: Attributes | None = None,
 ) -> ClipLoader:
     """Return the loader that a configuration asks for; ``budget`` is given where several share.
 
-    ``change`` as for ClipLoader.
+    ``change`` and ``attributes`` as for ClipLoader. A model that reads pictures gets a CropLoader.
 
     Raises
     ------
     MissingFeaturesError
-        Clips that were imported lack an array that is read.
+        Clips that were imported lack an array that is read, or clips lack crops.
     """
+    pictures = models.pictures(config.model, config.model_options)
+    if pictures is not None:
+        return CropLoader(
+            source, spans, pictures, scores, budget or Budget(config.budget), attributes
+        )
     check_arrays(source, spans, (config.stream, "landmark"))
     return ClipLoader(
         source,
@@ -219,6 +227,7 @@ def make_loader(
         max_frames=config.max_frames,
         budget=budget or Budget(config.budget),
         change=change,
+        attributes=attributes,
     )
 
 

@@ -24,7 +24,13 @@ from stages.fit.contestants import (
     attribute_ridge,
     attribute_table,
 )
-from stages.fit.fitting import predict_scores, refit_network, shuffle_frames, train_network
+from stages.fit.fitting import (
+    predict_classes,
+    predict_scores,
+    refit_network,
+    shuffle_frames,
+    train_network,
+)
 from stages.fit.folds import inner_split
 from stages.fit.grouping import GroupBy, Grouping, find_groups
 from stages.fit.labels import Labels, read_labels
@@ -33,6 +39,7 @@ from stages.fit.pooled import PooledRegressor
 from stages.fit.run_folder import make_loader
 from stages.fit.spans import clip_spans
 from stages.fit.targets import Normalise, Target
+from stages.fit.tasks import attributes_of
 from stages.fit.trainer import LabelScale
 from store.errors import FacepipeError
 
@@ -104,6 +111,7 @@ class Study:
             self.labels,
             (design.folds, design.repeats, design.seed),
         )
+        self._words = attributes_of(self.table)
         self._held: tuple[object, ClipLoader] | None = None
 
     def fingerprint(self) -> dict[str, Any]:
@@ -209,14 +217,20 @@ class Study:
                 val_clips.release()
                 model = refit_network(config, options, loader_of(rows), result.best_epoch, seed)
             found = predict_scores(model, [tested], label, config)
+            told = predict_classes(model, tested, config)
         clips = [self.clips[k] for k in np.flatnonzero(test)]
-        return np.asarray([found[clip] for clip in clips]), {"epoch": result.best_epoch}
+        details: dict[str, Any] = {"epoch": result.best_epoch}
+        if told:
+            details["classes"] = {task: [by[c] for c in clips] for task, by in told.items()}
+        return np.asarray([found[clip] for clip in clips]), details
 
     def _loader(
         self, contestant: Contestant, spans: list[Any], scores: dict[str, float], budget: Budget
     ) -> ClipLoader:
         change = shuffle_frames(self.design.seed) if contestant.shuffled else None
-        return make_loader(self.source, spans, scores, contestant.config, budget, change)
+        return make_loader(
+            self.source, spans, scores, contestant.config, budget, change, self._words
+        )
 
     def _release(self) -> None:
         if self._held is not None:

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from stages.fit.config import TrainConfig
 from stages.fit.loader import ClipLoader
-from stages.fit.losses import total_loss
 from stages.fit.metrics import spearman
 from stages.fit.models import TemporalModel
 from store.errors import FacepipeError
@@ -98,6 +97,9 @@ class Average:
         with torch.no_grad():
             for kept, new in zip(self.model.parameters(), model.parameters(), strict=True):
                 kept.lerp_(new, 1 - decay)
+            # Running statistics of batch normalisation are averages already.
+            for held, now in zip(self.model.buffers(), model.buffers(), strict=True):
+                held.copy_(now)
 
 
 def learning_rate(config: TrainConfig, epoch: int) -> float:
@@ -223,8 +225,8 @@ def _epoch(
         config.batch_size, shuffle=True, seed=seed, epoch=epoch, bucket=config.bucket
     ):
         optimiser.zero_grad()
-        p = model(batch.appearance, batch.landmark, batch.mask, batch.timestamp).score  # (B,)
-        loss = total_loss(p, batch.score, config.alpha, config.delta, config.loss, plcc=config.plcc)
+        prediction = model(batch.appearance, batch.landmark, batch.mask, batch.timestamp)
+        loss = model.loss(prediction, batch, config)
         if not bool(torch.isfinite(loss)):
             raise TrainingError(
                 f"the loss is not finite in epoch {epoch} on the clips {', '.join(batch.clips)}",

@@ -4,6 +4,7 @@ from stages.fit.models import cam_tcn as _cam_tcn  # noqa: F401 - registers itse
 from stages.fit.models import gcn as _gcn  # noqa: F401
 from stages.fit.models import gdlt as _gdlt  # noqa: F401
 from stages.fit.models import gru as _gru  # noqa: F401
+from stages.fit.models import hmtnet as _hmtnet  # noqa: F401
 from stages.fit.models import one_stream_tcn as _one_stream_tcn  # noqa: F401
 from stages.fit.models import siamese as _siamese  # noqa: F401
 from stages.fit.models import transformer as _transformer  # noqa: F401
@@ -22,6 +23,7 @@ from stages.fit.models.base import (
     get,
     names,
     options,
+    pictures,
     register,
 )
 
@@ -38,5 +40,6 @@ __all__ = [
     "get",
     "names",
     "options",
+    "pictures",
     "register",
 ]
