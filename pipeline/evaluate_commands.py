@@ -158,6 +158,7 @@ def _show(evaluated: Evaluated, json: bool) -> None:
     """Print All, in a table and in words, or everything as JSON."""
     from stages.fit.compare import ALL
     from stages.fit.report import REPORT, estimate_text
+    from stages.fit.tasks_report import COLUMNS, tasks_rows
     from stages.fit.verdict import difference_sentences, subset_sentences
 
     comparison = evaluated.comparison
@@ -177,6 +178,7 @@ def _show(evaluated: Evaluated, json: bool) -> None:
                     for row in comparison.rows
                 ],
                 "differences": [_finite(vars(d)) for d in comparison.differences],
+                "tasks": {n: [vars(a) for a in found] for n, found in evaluated.tasks.items()},
             }
         )
         return
@@ -186,6 +188,8 @@ def _show(evaluated: Evaluated, json: bool) -> None:
         for row in comparison.of(ALL)
     ]
     console.table("", [ALL, *(name.upper() for name in names), "n"], rows)
+    if evaluated.tasks:
+        console.table("beside the score", list(COLUMNS), tasks_rows(evaluated.tasks))
     for sentence in [
         *subset_sentences(comparison, ALL),
         *difference_sentences(comparison, evaluated.asked),

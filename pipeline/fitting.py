@@ -15,6 +15,7 @@ from stages.fit.labels import LabelError
 from stages.fit.metrics import Metrics
 from stages.fit.run import BASELINE, FitResult
 from stages.fit.run import fit as run_fit
+from stages.fit.tasks_report import COLUMNS, tasks_rows
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Fitted:
             "test": self.result.test.to_dict(),
             "validation": self.result.val.to_dict(),
             "baselines": {BASELINE: self.result.baseline.to_dict()},
+            "tasks": [vars(task) for task in self.result.tasks],
         }
 
 
@@ -69,6 +71,8 @@ def show_fit(fitted: Fitted) -> None:
     rows = [_row(name, result.test), _row("time-averaged ridge", result.baseline)]
     columns = ["held-out clips", "SRC", "95 % interval", "PC", "MAE", "RMSE", "n"]
     console.table("", columns, rows)
+    if result.tasks:
+        console.table("beside the score", list(COLUMNS), tasks_rows({name: result.tasks}))
     console.result(f"epoch {result.best_epoch} of {len(result.epochs)}, chosen on validation clips")
     if math.isnan(result.test.src_low):
         console.result("No rank correlation: all predictions, or all labels, are the same.")

@@ -21,7 +21,9 @@ from stages.fit.report import (
     write_text,
 )
 from stages.fit.run import versions
-from stages.fit.study import Design, Echo, Study, run_folds
+from stages.fit.study import Design, Echo, Study, run_folds, told_classes
+from stages.fit.tasks import Accuracy, accuracy_of
+from stages.fit.tasks_report import tasks_text, write_tasks
 
 FoldDone = Callable[[str, int, int], None]
 
@@ -38,6 +40,8 @@ class Evaluated:
         Names of the contestants that are compared with everyone else.
     predictions : dict of (repeats, n) float64
     study : Study
+    tasks : dict of list of Accuracy
+        By contestant, what its tasks beside the score came to; only contestants that have some.
     """
 
     folder: Path
@@ -45,6 +49,7 @@ class Evaluated:
     asked: list[str]
     predictions: dict[str, npt.NDArray[np.float64]]
     study: Study
+    tasks: dict[str, list[Accuracy]]
 
 
 def evaluate(
@@ -87,6 +92,7 @@ def evaluate(
     contestants = choose_contestants(names, settings, study.attributes)
     evaluated = run_study(study, contestants, list(names), folder, base, jobs, progress)
     text = report_text(study, evaluated.comparison, evaluated.asked, "Evaluation")
+    text += tasks_text(evaluated.tasks)
     write_text(folder / REPORT, text)
     return evaluated
 
@@ -148,4 +154,17 @@ def run_study(
     )
     write_tables(folder, comparison)
     write_predictions(folder, study, target, predictions)
-    return Evaluated(folder, comparison, asked, predictions, study)
+    tasks = {c.name: _accuracies(study, folder, c) for c in contestants}
+    tasks = {name: found for name, found in tasks.items() if found}
+    write_tasks(folder, tasks)
+    return Evaluated(folder, comparison, asked, predictions, study, tasks)
+
+
+def _accuracies(study: Study, folder: Path, contestant: Contestant) -> list[Accuracy]:
+    """Compare the classes that a contestant told with the labels, over all repeats."""
+    found = []
+    for task, repeats in told_classes(study, folder, contestant).items():
+        truth = study.table[task].tolist()
+        measured = accuracy_of(task, repeats, truth, study.grouping.group)
+        found += [measured] if measured else []
+    return found

@@ -93,7 +93,7 @@ def predict_scores(
 def predict_classes(
     model: models.TemporalModel, loader: ClipLoader, config: FitConfig
 ) -> dict[str, dict[str, str]]:
-    """The likeliest class of each task, by task and clip id; {} for a model of the score alone."""
+    """Return the likeliest class by task and clip id; {} for a model of the score alone."""
     tasks = model.tasks()
     found: dict[str, dict[str, str]] = {task: {} for task in tasks}
     for batch in loader.batches(config.train.batch_size) if tasks else ():

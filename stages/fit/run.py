@@ -220,7 +220,7 @@ def fit_from(
 
 
 def _accuracy(table: pd.DataFrame, task: str, told: dict[str, str]) -> Accuracy | None:
-    classes = [told[clip] for clip in table["clip"]]
+    classes = [[told[clip] for clip in table["clip"]]]
     return accuracy_of(task, classes, table[task].tolist(), table["group"].tolist())
 
 

@@ -142,6 +142,11 @@ class Run:
     provenance: dict[str, Any]
     metrics: dict[str, Any]
 
+    @property
+    def reads_crops(self) -> bool:
+        """Whether the model reads pictures, so that a store must hold crops."""
+        return models.pictures(self.config.model, self.config.model_options) is not None
+
     def check_store(self, provenance: Mapping[str, Any]) -> None:
         """Raise StoreMismatchError unless features came from the pack that this run learnt from.
 

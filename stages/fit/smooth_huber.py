@@ -1,4 +1,4 @@
-"""Losses of a rating by HMTNet: Smooth Huber in three forms, and those that it was compared with."""
+"""Losses of a score by HMTNet: Smooth Huber in three forms, and what it was compared with."""
 
 from __future__ import annotations
 

@@ -102,16 +102,21 @@ class Accuracy:
 
 
 def accuracy_of(
-    task: str, told: Sequence[str], truth: Sequence[str], group: Sequence[str]
+    task: str, told: Sequence[Sequence[str]], truth: Sequence[str], group: Sequence[str]
 ) -> Accuracy | None:
     """Compare classes told of n clips with the labels; None where no clip has a label.
 
-    Clips of one group (person) are not independent, so they count as one trial in the interval.
+    Parameters
+    ----------
+    task : str
+    told : repeats of n classes
+    truth, group : n labels, empty where there is none, and n groups
+        Clips of one group (person) are not independent: they count as one trial in the interval.
     """
     rows = [k for k, word in enumerate(truth) if word]
     if not rows:
         return None
-    right = np.array([told[k] == truth[k] for k in rows], np.float64)
+    right = np.array([[words[k] == truth[k] for k in rows] for words in told], np.float64)
     groups = len({group[k] for k in rows})
     # A share of so many trials need not be a whole number of them; the formula does not mind.
     low, high = _wilson(float(right.mean()), groups)

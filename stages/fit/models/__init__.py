@@ -7,6 +7,7 @@ from stages.fit.models import gru as _gru  # noqa: F401
 from stages.fit.models import hmtnet as _hmtnet  # noqa: F401
 from stages.fit.models import one_stream_tcn as _one_stream_tcn  # noqa: F401
 from stages.fit.models import siamese as _siamese  # noqa: F401
+from stages.fit.models import static as _static  # noqa: F401
 from stages.fit.models import transformer as _transformer  # noqa: F401
 from stages.fit.models import two_stream_tcn as _two_stream_tcn  # noqa: F401
 from stages.fit.models import two_stream_tcn_plus as _two_stream_tcn_plus  # noqa: F401

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from stages.fit.models.base import ModelError, StreamStatistics, TemporalModel
+from stages.fit.models.base import ModelError, StreamStatistics, TemporalModel, choose
+from stages.fit.models.layers import at_least, shares
 
 # Of ImageNet's training pictures, RGB, 0 to 255: what torchvision's weights were trained with.
 PICTURE_MEAN = (123.675, 116.28, 103.53)
@@ -70,13 +71,7 @@ class Windows(nn.Module):
     def __init__(self, size: int, test_crops: str) -> None:
         super().__init__()
         self.size = size
-        self.test_crops = test_crops
-        if size < 16:
-            raise ModelError(f"size must be at least 16 pixels, not {size}")
-        if test_crops not in TEST_CROPS:
-            raise ModelError(
-                f"test_crops must be one of {', '.join(TEST_CROPS)}, not {test_crops!r}"
-            )
+        self.test_crops = choose("test_crops", test_crops, TEST_CROPS)
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, F, F, 3) uint8 -> (W N, 3, size, size) float32, window by window; W is 1 or 5."""
@@ -89,6 +84,14 @@ class Windows(nn.Module):
         if self.test_crops == "five":
             places += [(0, 0), (0, spare), (spare, 0), (spare, spare)]
         return torch.cat([x[:, :, i : i + s, j : j + s] for i, j in places]).float()
+
+
+def check_pictures(size: int, margin: float, rotation: float, colour: float) -> None:
+    """Raise ModelError for settings that Pictures cannot have; networks need 64 pixels."""
+    at_least(size=(size, 64), margin=(margin, 0), rotation=(rotation, 0), colour=(colour, 0))
+    shares(colour=colour)
+    if margin > 1:
+        raise ModelError(f"margin must be at most 1, not {margin}")
 
 
 def over_windows(values: Tensor, images: int) -> Tensor:

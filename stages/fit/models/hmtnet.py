@@ -27,6 +27,7 @@ from stages.fit.models.frames import (
     FrameModel,
     Windows,
     by_clip,
+    check_pictures,
     over_windows,
 )
 from stages.fit.models.layers import at_least, shares
@@ -128,6 +129,7 @@ class HMTNet(FrameModel):
     ) -> None:
         pictures = choose("backbone", backbone, BACKBONES) != FEATURES
         if pictures:
+            check_pictures(size, margin, rotation, colour)
             super().__init__(PICTURE_MEAN, PICTURE_SD)
         else:
             super().__init__([0.0] * appearance_dim, [1.0] * appearance_dim)
@@ -217,7 +219,7 @@ class HMTNet(FrameModel):
         for task, names in self._classes.items():
             code = {name: k for k, name in enumerate(names)}
             rows = [row.get(task, "") for row in batch.attributes]
-            truth = torch.tensor([code.get(word, -1) for word in rows])
+            truth = torch.tensor([code.get(word, -1) for word in rows], device=total.device)
             known = max(int((truth >= 0).sum()), 1)
             told = nll_loss(prediction.classes[task], truth, ignore_index=-1, reduction="sum")
             total = total + task_weight * told / known

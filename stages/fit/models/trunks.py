@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.fit.models import vision
-from stages.fit.models.base import ModelError, choose
+from stages.fit.models.base import choose
 
 AGGREGATES = ("average", "concat")
 
@@ -96,12 +96,9 @@ def vgg_m_trunk(size: int, aggregate: str) -> Trunk:
     fc7. For pictures smaller than 224 pixels fc6 is as wide as the map in front of it.
     """
     side = size
-    for kernel, stride, padding in ((7, 2, 0), (3, 2, 0), (5, 2, 1)):
-        side = (side + 2 * padding - kernel) // stride + 1
-    side = max(-((3 - side) // 2) + 1, 1) if side >= 3 else 0  # pool2 rounds up
+    for kernel, stride, padding, up in ((7, 2, 0, 0), (3, 2, 0, 0), (5, 2, 1, 0), (3, 2, 0, 1)):
+        side = (side + 2 * padding - kernel + up) // stride + 1  # pool2 rounds up
     side = (side - 3) // 2 + 1  # pool5
-    if side < 1:
-        raise ModelError(f"size must be at least 64 pixels for vgg-m, not {size}")
     inner = [
         *(nn.Conv2d(3, 96, 7, 2), nn.BatchNorm2d(96), nn.ReLU(), nn.MaxPool2d(3, 2)),
         *(nn.Conv2d(96, 256, 5, 2, 1), nn.BatchNorm2d(256), nn.ReLU()),
