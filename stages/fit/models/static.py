@@ -1,6 +1,6 @@
 """Networks of single pictures: the static baselines of the 2S-TCN paper's Table II.
 
-Source: the slides of the 2S-TCN, Table II, beside which AlexNet (Krizhevsky et al., 2012), ResNet-18
+Source: the slides of the 2S-TCN, Table II, in which AlexNet (Krizhevsky et al., 2012), ResNet-18
 (He et al., 2016) and ResNeXt-50 (Xie et al., 2017) stand, as torchvision has them. How the paper
 made one score of a clip's frames is not stated; here it is the mean over its crops. Weights are
 random, or come from a local file: nothing is downloaded.
