@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import store
 from stages import score as scoring
 from stages.extract.device import Device
 from stages.extract.errors import PackError
@@ -74,3 +75,21 @@ def test_rows_without_a_score_say_why(run: tuple[Path, ExtractOptions], tmp_path
     )
     (line,) = scoring.without_score(found.table)
     assert line.startswith("a.mp4: unreadable: no video stream could be opened")
+
+
+def test_a_run_that_reads_crops_gets_them_of_new_clips(small_pack: Path, tmp_path: Path) -> None:
+    videos = labelled_videos(tmp_path / "videos", clips=16, frames=4)
+    options = ExtractOptions(
+        [videos], tmp_path / "f.store", str(small_pack), Device.CPU, 1, crops=2, crop_size=64
+    )
+    extract(options)
+    asked = ["epochs=1", "bootstrap=100", "train.refit=false", "model.size=64", "model.margin=0"]
+    config = apply_overrides(FitConfig(model="resnet18"), asked)
+    fit(tmp_path / "f.store", videos / "labels.csv", tmp_path / "run", config)
+    moving_square(tmp_path / "new" / "new.mp4", frames=5)
+    given = ExtractOptions([tmp_path / "new"], tmp_path / "g.store", device=Device.CPU, workers=1)
+    found = scoring.score(
+        given, tmp_path / "run", tmp_path / "scores.csv", keep_store=True, pack=options.pack
+    )
+    assert scoring.scored(found.table) == 1
+    assert store.open(tmp_path / "g.store").crop_size == 64

@@ -21,9 +21,9 @@ from stages.fit.report import (
     write_text,
 )
 from stages.fit.run import versions
-from stages.fit.study import Design, Echo, Study, run_folds, told_classes
-from stages.fit.tasks import Accuracy, accuracy_of
-from stages.fit.tasks_report import tasks_text, write_tasks
+from stages.fit.study import Design, Echo, Study, run_folds
+from stages.fit.tasks import Accuracy
+from stages.fit.tasks_report import accuracies, tasks_text, write_tasks
 
 FoldDone = Callable[[str, int, int], None]
 
@@ -154,17 +154,7 @@ def run_study(
     )
     write_tables(folder, comparison)
     write_predictions(folder, study, target, predictions)
-    tasks = {c.name: _accuracies(study, folder, c) for c in contestants}
+    tasks = {c.name: accuracies(study, folder, c) for c in contestants}
     tasks = {name: found for name, found in tasks.items() if found}
     write_tasks(folder, tasks)
     return Evaluated(folder, comparison, asked, predictions, study, tasks)
-
-
-def _accuracies(study: Study, folder: Path, contestant: Contestant) -> list[Accuracy]:
-    """Compare the classes that a contestant told with the labels, over all repeats."""
-    found = []
-    for task, repeats in told_classes(study, folder, contestant).items():
-        truth = study.table[task].tolist()
-        measured = accuracy_of(task, repeats, truth, study.grouping.group)
-        found += [measured] if measured else []
-    return found

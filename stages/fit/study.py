@@ -287,20 +287,6 @@ def _kept(study: Study, folder: Path, task: Task) -> list[float] | None:
     return found if whole else None
 
 
-def told_classes(study: Study, folder: Path, contestant: Contestant) -> dict[str, list[list[str]]]:
-    """Return by task, repeat by repeat, the class that was told of each clip; {} for no tasks."""
-    found: dict[str, list[list[str]]] = {}
-    folds = study.grouping.folds
-    for repeat, fold_of in enumerate(folds):
-        for fold in range(study.design.folds):
-            kept = json.loads(fold_file(folder, (contestant, repeat, fold)).read_text())
-            for task, words in kept.get("classes", {}).items():
-                rows = found.setdefault(task, [[""] * len(fold_of) for _ in folds])
-                for place, word in zip(np.flatnonzero(fold_of == fold), words, strict=True):
-                    rows[repeat][place] = word
-    return found
-
-
 _worker: Study | None = None
 
 

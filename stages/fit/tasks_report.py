@@ -2,17 +2,45 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
+from stages.fit.contestants import Contestant
 from stages.fit.report import markdown_table, write_text
-from stages.fit.tasks import Accuracy
+from stages.fit.study import Study, fold_file
+from stages.fit.tasks import Accuracy, accuracy_of
 from stages.fit.verdict import span
 
 TASKS = "tasks.csv"
 COLUMNS = ("contestant", "task", "accuracy", "commonest class alone", "clips")
+
+
+def told_classes(study: Study, folder: Path, contestant: Contestant) -> dict[str, list[list[str]]]:
+    """Return by task, repeat by repeat, the class that was told of each clip; {} for no tasks."""
+    found: dict[str, list[list[str]]] = {}
+    folds = study.grouping.folds
+    for repeat, fold_of in enumerate(folds):
+        for fold in range(study.design.folds):
+            kept = json.loads(fold_file(folder, (contestant, repeat, fold)).read_text())
+            for task, words in kept.get("classes", {}).items():
+                rows = found.setdefault(task, [[""] * len(fold_of) for _ in folds])
+                for place, word in zip(np.flatnonzero(fold_of == fold), words, strict=True):
+                    rows[repeat][place] = word
+    return found
+
+
+def accuracies(study: Study, folder: Path, contestant: Contestant) -> list[Accuracy]:
+    """Compare the classes that a contestant told with the labels, over all repeats."""
+    found = []
+    for task, repeats in told_classes(study, folder, contestant).items():
+        truth = study.table[task].tolist()
+        measured = accuracy_of(task, repeats, truth, study.grouping.group)
+        found += [measured] if measured else []
+    return found
 
 
 def tasks_rows(tasks: Mapping[str, Sequence[Accuracy]]) -> list[list[object]]:
