@@ -102,7 +102,8 @@ class ClipLoader:
     ) -> None:
         self.clips = sorted(clips, key=attrgetter("start"))
         self.scores = dict(scores or {})
-        self.attributes: Attributes = attributes or {}
+        words = attributes or {}
+        self.attributes = {s.clip: words[s.clip] for s in self.clips if s.clip in words}
         self.blocks = group_blocks(self.clips, block_rows)
         self._arrays = [source.dask(n) for n in (stream, "landmark", "valid", "timestamp")]
         self._landmarks: LandmarkMode = landmarks

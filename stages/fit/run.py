@@ -155,7 +155,7 @@ def fit_from(
     label = LabelScale.of(parts["train"]["score"].tolist())
     budget = Budget(config.budget)
 
-    words = attributes_of(labels.frame)
+    words = attributes_of(labels.frame) if models.has_tasks(config.model) else None
 
     def loader_of(t: pd.DataFrame, of: FitConfig = config) -> ClipLoader:
         scores = ((t["score"] - label.mean) / label.sd).tolist()

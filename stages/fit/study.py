@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 
 import store
+from stages.fit import models
 from stages.fit.contestants import (
     Contestant,
     attribute_columns,
@@ -111,7 +112,6 @@ class Study:
             self.labels,
             (design.folds, design.repeats, design.seed),
         )
-        self._words = attributes_of(self.table)
         self._held: tuple[object, ClipLoader] | None = None
 
     def fingerprint(self) -> dict[str, Any]:
@@ -227,10 +227,9 @@ class Study:
     def _loader(
         self, contestant: Contestant, spans: list[Any], scores: dict[str, float], budget: Budget
     ) -> ClipLoader:
+        words = attributes_of(self.table) if models.has_tasks(contestant.config.model) else None
         change = shuffle_frames(self.design.seed) if contestant.shuffled else None
-        return make_loader(
-            self.source, spans, scores, contestant.config, budget, change, self._words
-        )
+        return make_loader(self.source, spans, scores, contestant.config, budget, change, words)
 
     def _release(self) -> None:
         if self._held is not None:

@@ -23,7 +23,7 @@ class TaskError(FacepipeError, ValueError):
 
 
 def attributes_of(table: pd.DataFrame) -> Attributes:
-    """Words by clip and column: every column of a label table that may be a task."""
+    """Return words by clip and column: every column of a label table that may be a task."""
     columns = [str(c) for c in table.columns if c not in NOT_TASKS]
     cells = table[columns].astype(str).itertuples(index=False, name=None)
     return {

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+import store
 from stages.fit import models
 from stages.fit.batches import Batch
 from stages.fit.config import FitConfig, TrainConfig, apply_overrides
@@ -20,8 +21,11 @@ from stages.fit.models.frames import Windows, by_clip, over_windows
 from stages.fit.models.hmtnet import HMTNet
 from stages.fit.models.trunks import Depths, Trunk, vgg_m_trunk
 from stages.fit.run import fit, load_run
+from stages.fit.run_folder import make_loader
 from stages.fit.smooth_huber import score_loss
+from stages.fit.spans import clip_spans
 from stages.fit.study import Design
+from stages.fit.tasks import TaskError
 from tests.fit.crop_clips import make_pictures
 from tests.fit.study_clips import make_study
 from tests.fit.test_models import inputs
@@ -83,6 +87,19 @@ def test_tasks_leave_early_and_in_the_middle_and_the_score_last() -> None:
     model.zero_grad()
     told.score.sum().backward()
     assert all(p.grad is not None for p in model.trunk.parameters())
+
+
+def test_classes_are_those_of_the_training_clips(pictures: tuple[Path, Path]) -> None:
+    """A class that the tested clips alone have is nothing that could be learnt."""
+    source = store.open(pictures[0])
+    spans = list(clip_spans(source).values())
+    words = {s.clip: {"hand": "lrx"[min(k, 2)]} for k, s in enumerate(reversed(spans))}
+    config = FitConfig(model="hmtnet")
+    loader = make_loader(source, spans[:-2], {}, config, attributes=words)
+    with pytest.raises(TaskError, match="1 class"):
+        HMTNet.settle({"tasks": ["hand"]}, loader.attributes)
+    loader = make_loader(source, spans[5:], {}, config, attributes=words)
+    assert HMTNet.settle({"tasks": None}, loader.attributes)["tasks"] == {"hand": ["l", "r", "x"]}
 
 
 def test_logits_may_be_negative() -> None:

@@ -76,6 +76,8 @@ class TemporalModel(nn.Module, ABC):
 
     sees_order: ClassVar[bool] = True
     """Whether frames in another order can give another score."""
+    has_tasks: ClassVar[bool] = False
+    """Whether it can learn classes from other columns of the labels."""
 
     @classmethod
     def pictures(cls, options: Mapping[str, Any]) -> Pictures | None:
@@ -201,6 +203,11 @@ def pictures(name: str, given: Mapping[str, Any]) -> Pictures | None:
     if name not in _REGISTRY:
         return None
     return get(name).pictures({**options(name), **given})
+
+
+def has_tasks(name: str) -> bool:
+    """Whether a model can learn classes beside the score; False for one that is not registered."""
+    return name in _REGISTRY and get(name).has_tasks
 
 
 def complete(name: str, given: dict[str, Any], longest: int) -> dict[str, Any]:

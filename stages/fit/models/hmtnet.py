@@ -166,6 +166,8 @@ class HMTNet(FrameModel):
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
+    has_tasks = True
+
     @classmethod
     def pictures(cls, options: Mapping[str, Any]) -> Pictures | None:
         """Return the pictures that a backbone of convolutions reads."""
