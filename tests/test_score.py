@@ -78,7 +78,7 @@ def test_rows_without_a_score_say_why(run: tuple[Path, ExtractOptions], tmp_path
 
 
 def test_a_run_that_reads_crops_gets_them_of_new_clips(small_pack: Path, tmp_path: Path) -> None:
-    videos = labelled_videos(tmp_path / "videos", clips=16, frames=4)
+    videos = labelled_videos(tmp_path / "videos", frames=3)
     options = ExtractOptions(
         [videos], tmp_path / "f.store", str(small_pack), Device.CPU, 1, crops=2, crop_size=64
     )

@@ -198,6 +198,18 @@ def test_a_batch_of_one_still_can_be_trained_on() -> None:
     assert told.score.shape == (1,)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_clips_without_a_face_score_0(training: bool) -> None:
+    none = torch.zeros(2, 3, dtype=torch.bool)
+    crops = torch.zeros(2, 3, 73, 73, 3, dtype=torch.uint8)
+    for model, x in (
+        (small(tasks=TASKS), torch.zeros(2, 3, 5)),
+        (models.create("hmtnet", backbone="vgg-m", size=64), crops),
+    ):
+        told = model.train(training)(x, torch.zeros(2, 3, 136), none)
+        assert told.score.tolist() == [0, 0] and told.frame_score.shape == (2, 3)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

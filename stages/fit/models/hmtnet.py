@@ -106,6 +106,8 @@ class HMTNet(FrameModel):
     appearance_dim : int
     """
 
+    has_tasks = True
+
     def __init__(
         self,
         backbone: str = FEATURES,
@@ -161,12 +163,12 @@ class HMTNet(FrameModel):
         for k, names in enumerate(self._classes.values()):
             depth = 2 * k // len(self._classes)
             self._leaves.append(depth)
-            self.branch.append(Branch((early, middle)[depth], len(names), pictures, hidden // 2))
+            self.branch.append(
+                Branch((early, middle)[depth], len(names), pictures, hidden // 2 or 1)
+            )
         self.head = nn.Conv2d(late, 1, 1)
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
-
-    has_tasks = True
 
     @classmethod
     def pictures(cls, options: Mapping[str, Any]) -> Pictures | None:
