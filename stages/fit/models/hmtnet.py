@@ -43,10 +43,15 @@ FEATURES = "features"
 BACKBONES = (FEATURES, "vgg-m", "resnet18", "resnext50", "mobilenet")
 
 
+def over_places(x: Tensor) -> Tensor:
+    """Average a map over its places: (N, C, H, W) -> (N, C); (N, C) as it is."""
+    return x if x.dim() == 2 else x.mean(dim=(2, 3))
+
+
 class Branch(nn.Module):
     """Logits of one task from a map: two convolutions of its own, one to the classes, a mean.
 
-    As published for pictures, but for the ReLU on the logits; 1x1 throughout behind features.
+    As published for pictures, but for the ReLU on the logits; behind features two linear layers.
     """
 
     def __init__(self, channels: int, classes: int, pictures: bool, hidden: int) -> None:
@@ -60,14 +65,13 @@ class Branch(nn.Module):
             )
         else:
             self.layers = nn.Sequential(
-                *(nn.Conv2d(channels, hidden, 1), nn.BatchNorm2d(hidden), nn.ReLU()),
-                nn.Conv2d(hidden, classes, 1),
+                *(nn.Linear(channels, hidden), nn.BatchNorm1d(hidden), nn.ReLU()),
+                nn.Linear(hidden, classes),
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, classes)."""
-        logits: Tensor = self.layers(x).mean(dim=(2, 3))
-        return logits
+        """(N, C, H, W) or (N, C) -> (N, classes)."""
+        return over_places(self.layers(x))
 
 
 @register("hmtnet")
@@ -166,7 +170,7 @@ class HMTNet(FrameModel):
             self.branch.append(
                 Branch((early, middle)[depth], len(names), pictures, hidden // 2 or 1)
             )
-        self.head = nn.Conv2d(late, 1, 1)
+        self.head = nn.Conv2d(late, 1, 1) if pictures else nn.Linear(late, 1)
         nn.init.normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
@@ -199,12 +203,12 @@ class HMTNet(FrameModel):
         """Score a padded batch, see TemporalModel.forward; landmarks and times are not read."""
         frames = self.valid_frames(appearance, mask)  # (N, Da) or (N, F, F, 3)
         if self.windows is None:
-            x = ((frames - self.mean) / self.sd)[:, :, None, None]  # (N, Da, 1, 1)
+            x = (frames - self.mean) / self.sd  # (N, Da)
         else:
             seen = self.windows(frames)
             x = (seen - self.mean[:, None, None]) / self.sd[:, None, None]  # (W N, 3, S, S)
         maps = self.trunk(x)
-        score = over_windows(self.head(maps[2]).mean(dim=(2, 3)), len(frames))  # (N, 1)
+        score = over_windows(over_places(self.head(maps[2])), len(frames))  # (N, 1)
         frame_score, clip_score = by_clip(score, mask)
         classes = {}
         for task, branch, depth in zip(self._classes, self.branch, self._leaves, strict=True):
