@@ -86,6 +86,7 @@ def test_a_run_that_reads_crops_gets_them_of_new_clips(small_pack: Path, tmp_pat
     asked = ["epochs=1", "bootstrap=100", "train.refit=false", "model.size=64", "model.margin=0"]
     config = apply_overrides(FitConfig(model="resnet18"), asked)
     fit(tmp_path / "f.store", videos / "labels.csv", tmp_path / "run", config)
+    (tmp_path / "new").mkdir()
     moving_square(tmp_path / "new" / "new.mp4", frames=5)
     given = ExtractOptions([tmp_path / "new"], tmp_path / "g.store", device=Device.CPU, workers=1)
     found = scoring.score(
