@@ -93,6 +93,9 @@ def score(
         pack=str(opened_pack.folder),
         every=recipe.get("every"),
         precision=Precision(recipe.get("precision", Precision.F32)),
+        # A model of features has no use for the crops that its store may have held.
+        crops=recipe.get("crops") if run.reads_crops else None,
+        crop_size=recipe.get("crop_size") if run.reads_crops else None,
     )
     layers = {n: LayerOptions.of(told) for n, told in run.provenance.get("layers", {}).items()}
     if any(layer.crops for layer in layers.values()):

@@ -107,3 +107,22 @@ def test_a_layer_from_crops_is_computed_from_crops(
     assert scoring.scored(found.table) == 1
     rows = store.open(tmp_path / "new.store").dask("map.mean.crops").compute()
     assert np.isfinite(rows[:, 0]).sum() == 2
+
+
+def test_a_run_that_reads_crops_gets_them_of_new_clips(small_pack: Path, tmp_path: Path) -> None:
+    videos = labelled_videos(tmp_path / "videos", frames=3)
+    options = ExtractOptions(
+        [videos], tmp_path / "f.store", str(small_pack), Device.CPU, 1, crops=2, crop_size=64
+    )
+    extract(options)
+    asked = ["epochs=1", "bootstrap=100", "train.refit=false", "model.size=64", "model.margin=0"]
+    config = apply_overrides(FitConfig(model="resnet18"), asked)
+    fit(tmp_path / "f.store", videos / "labels.csv", tmp_path / "run", config)
+    (tmp_path / "new").mkdir()
+    moving_square(tmp_path / "new" / "new.mp4", frames=5)
+    given = ExtractOptions([tmp_path / "new"], tmp_path / "g.store", device=Device.CPU, workers=1)
+    found = scoring.score(
+        given, tmp_path / "run", tmp_path / "scores.csv", keep_store=True, pack=options.pack
+    )
+    assert scoring.scored(found.table) == 1
+    assert store.open(tmp_path / "g.store").crop_size == 64

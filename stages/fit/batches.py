@@ -21,11 +21,12 @@ class ClipData:
     ``appearance`` (n, Da) in the store's dtype (float16 halves the memory), ``landmark`` (n, 136)
     float32 normalised (float16 would be as coarse as a tracker's jitter), ``valid`` (n,) bool,
     ``timestamp`` (n,) float64 s. Features of frames that are not valid are 0. ``widths``: columns
-    of each of the arrays that lie side by side in ``appearance``; () for one.
+    of each of the arrays that lie side by side in ``appearance``; () for one. Of models that read
+    pictures, ``appearance`` is (n, S, S, 3) uint8, and ``landmark`` and ``timestamp`` are 0.
     """
 
     clip: str
-    appearance: npt.NDArray[np.floating]
+    appearance: npt.NDArray[Any]
     landmark: npt.NDArray[np.float32]
     valid: npt.NDArray[np.bool_]
     timestamp: npt.NDArray[np.float64]
@@ -47,13 +48,15 @@ class Batch:
 
     Attributes
     ----------
-    appearance : (B, T, Da) float32
+    appearance : (B, T, Da) float32, or (B, T, S, S, 3) uint8
     landmark : (B, T, 136) float32
     mask : (B, T) bool
         False for padding and frames without a face; the features are 0 there.
     timestamp : (B, T) float64 seconds, 0 in the padding
     score : (B,) float32, NaN for a clip without label
     clips : clip ids
+    attributes : B mappings from column to word
+        What else the labels say of each clip; empty where nothing is read of it.
     """
 
     appearance: Tensor
@@ -62,6 +65,7 @@ class Batch:
     timestamp: Tensor
     score: Tensor
     clips: tuple[str, ...]
+    attributes: tuple[Mapping[str, str], ...] = ()
 
     def to(self, device: torch.device) -> Batch:
         """Return it on a device; itself where it is there already."""
@@ -186,7 +190,11 @@ def draw(
     return chosen
 
 
-def collate(clips: Sequence[ClipData], scores: Mapping[str, float]) -> Batch:
+def collate(
+    clips: Sequence[ClipData],
+    scores: Mapping[str, float],
+    attributes: Mapping[str, Mapping[str, str]] | None = None,
+) -> Batch:
     """Pad clips to one batch, see Batch.
 
     Here float16 becomes float32, on the way into the batch: one pass over the memory, and Torch's
@@ -202,11 +210,13 @@ def collate(clips: Sequence[ClipData], scores: Mapping[str, float]) -> Batch:
             row[len(array) :].zero_()
         return out
 
+    pictures = clips[0].appearance.dtype == np.uint8
     return Batch(
-        padded([c.appearance for c in clips], torch.float32),
+        padded([c.appearance for c in clips], torch.uint8 if pictures else torch.float32),
         padded([c.landmark for c in clips], torch.float32),
         padded([c.valid for c in clips], torch.bool),
         padded([c.timestamp for c in clips], torch.float64),
         torch.tensor([scores.get(c.clip, np.nan) for c in clips], dtype=torch.float32),
         tuple(c.clip for c in clips),
+        tuple((attributes or {}).get(c.clip, {}) for c in clips),
     )

@@ -54,8 +54,9 @@ class Contestant:
 
     @property
     def tells_frames(self) -> bool:
-        """Whether what it says of frames is kept: it is a network, and they are in order."""
-        return self.kind == "network" and not self.shuffled
+        """Whether what it says of frames is kept: a network that reads them, in their order."""
+        reads = models.pictures(self.config.model, self.config.model_options) is None
+        return self.kind == "network" and reads and not self.shuffled
 
     def in_disorder(self) -> Contestant:
         """Itself on shuffled frames."""
@@ -98,7 +99,7 @@ def choose_contestants(
     """Return the contestants for the models asked for, and the baselines that always stand by.
 
     The models stand first, with ``search`` each of them tuned as well; then each by itself on
-    shuffled frames (but for those that take time averages and do not see their order), then
+    shuffled frames (but for those that do not see their order, such as time averages), then
     ``meanpool``, the attributes if there are any, and the constant.
 
     Parameters
@@ -161,9 +162,15 @@ def choose_contestants(
     return [
         *chosen,
         *([c.tuned(search) for c in chosen] if search else []),
-        *(c.in_disorder() for c in chosen if c.name not in WITHOUT_ORDER),
+        *(c.in_disorder() for c in chosen if _sees_order(c)),
         *standing(base, attributes, MEANPOOL in names),
     ]
+
+
+def _sees_order(contestant: Contestant) -> bool:
+    if contestant.kind == "network":
+        return models.get(contestant.config.model).sees_order
+    return contestant.name not in WITHOUT_ORDER
 
 
 def standing(

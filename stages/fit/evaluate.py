@@ -32,6 +32,8 @@ from stages.fit.report import (
 )
 from stages.fit.spaces import Search
 from stages.fit.study import Design, Echo, Study
+from stages.fit.tasks import Accuracy
+from stages.fit.tasks_report import accuracies, tasks_text, write_tasks
 from stages.fit.tuned import chosen_text, optimism
 
 FoldDone = Callable[[str, int, int], None]
@@ -51,6 +53,8 @@ class Evaluated:
     study : Study
     links : list of Link
         What attention goes with; empty unless that was asked for.
+    tasks : dict of list of Accuracy
+        By contestant, what its tasks beside the score came to; only contestants that have some.
     """
 
     folder: Path
@@ -59,6 +63,7 @@ class Evaluated:
     predictions: dict[str, npt.NDArray[np.float64]]
     study: Study
     links: list[Link] = field(default_factory=list)
+    tasks: dict[str, list[Accuracy]] = field(default_factory=dict)
 
 
 def evaluate(
@@ -138,6 +143,7 @@ def evaluate(
     text = report_text(
         study, evaluated.comparison, evaluated.asked, "Evaluation", lead, after=section
     )
+    text += tasks_text(evaluated.tasks)
     write_text(folder / REPORT, text)
     return evaluated
 
@@ -203,4 +209,7 @@ def run_study(
     )
     write_tables(folder, comparison)
     write_predictions(folder, study, target, predictions)
-    return Evaluated(folder, comparison, asked, predictions, study)
+    tasks = {c.name: accuracies(study, folder, c) for c in contestants}
+    tasks = {name: found for name, found in tasks.items() if found}
+    write_tasks(folder, tasks)
+    return Evaluated(folder, comparison, asked, predictions, study, tasks=tasks)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from stages.fit.config import FitConfig
-from stages.fit.fitting import predict_scores, refit_network, train_network
+from stages.fit.fitting import predict_classes, predict_scores, refit_network, train_network
 from stages.fit.frames import FrameSink
 from stages.fit.learner import EpochRow
 from stages.fit.loader import ClipLoader
@@ -54,12 +54,14 @@ class FittedModel:
     """A fitted model: predictions by clip in units of the target, and how training went.
 
     Validation clips are predicted by a model that has not seen them. ``save`` writes the model into
-    a folder, ``config.json`` last.
+    a folder, ``config.json`` last. ``classes``: what was told of the test clips by task, see
+    predict_classes.
     """
 
     predictions: dict[str, float]
     result: TrainResult
     save: Callable[[Path], None]
+    classes: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 def fit_network(
@@ -111,7 +113,8 @@ def fit_network(
         version, epoch = facepipe_version(), result.best_epoch
         save_model(folder, model, config, options, label, epoch, version)
 
-    return FittedModel(predictions, result, save)
+    classes = predict_classes(model, loaders["test"], config)
+    return FittedModel(predictions, result, save, classes)
 
 
 def fit_pooled(given: Parts) -> FittedModel:

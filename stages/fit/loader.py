@@ -18,6 +18,7 @@ from stages.fit.batches import Batch, ClipData, collate, draw, prepare
 from stages.fit.landmarks import LandmarkMode
 from stages.fit.models import StreamStatistics
 from stages.fit.spans import ClipSpan, FeatureStore, Stream, arrays_of, group_blocks
+from stages.fit.tasks import Attributes
 from store.schema import EMBEDDING_DIM
 
 DEFAULT_BUDGET = 2 * 1024**3
@@ -81,6 +82,8 @@ class ClipLoader:
     change : callable, optional
         Applied to every clip that is read, for example to put its frames in another order; the same
         clip must come out the same every time.
+    attributes : mapping of clip id to words by column, optional
+        What else the labels say, for models of several tasks; goes into the batches as it is.
     """
 
     def __init__(
@@ -96,9 +99,12 @@ class ClipLoader:
         budget: Budget | None = None,
         block_rows: int = BLOCK_ROWS,
         change: Callable[[ClipData], ClipData] | None = None,
+        attributes: Attributes | None = None,
     ) -> None:
         self.clips = sorted(clips, key=attrgetter("start"))
         self.scores = dict(scores or {})
+        words = attributes or {}
+        self.attributes = {s.clip: words[s.clip] for s in self.clips if s.clip in words}
         features = [source.dask(name) for name in arrays_of(stream)]
         self.widths = tuple(int(array.shape[1]) for array in features)
         wider = max(sum(self.widths) / EMBEDDING_DIM, 1.0)  # wide layers: as many bytes, fewer rows
@@ -119,7 +125,15 @@ class ClipLoader:
         """Read one block, or take it from memory."""
         if block in self._kept:
             return self._kept[block]
-        spans = self.blocks[block]
+        clips = self._fetch(self.blocks[block])
+        size = sum(c.nbytes for c in clips)
+        if self._budget.take(size):
+            self._taken += size
+            self._kept[block] = clips
+        return clips
+
+    def _fetch(self, spans: Sequence[ClipSpan]) -> list[ClipData]:
+        """Read the clips of one block from the store."""
         low = spans[0].start
         high = max(s.start + s.frames for s in spans)
         # In the loader's own thread: more of them beside the model's took up to twice the CPU time
@@ -142,10 +156,6 @@ class ClipLoader:
                 widths=self.widths,
             )
             clips.append(clip if self._change is None else self._change(clip))
-        size = sum(c.nbytes for c in clips)
-        if self._budget.take(size):
-            self._taken += size
-            self._kept[block] = clips
         return clips
 
     def release(self) -> None:
@@ -194,7 +204,11 @@ class ClipLoader:
         """
         chosen = self._shuffled(batch_size, seed, epoch, bucket)
         for clips in chosen if shuffle else self._in_order(batch_size):
-            yield collate(clips, self.scores)
+            yield self._collate(clips, (seed, epoch) if shuffle else None)
+
+    def _collate(self, clips: list[ClipData], training: tuple[int, int] | None) -> Batch:
+        """Make one batch; ``training`` is the seed and epoch of a shuffled one."""
+        return collate(clips, self.scores, self.attributes)
 
     def _shuffled(
         self, batch_size: int, seed: int, epoch: int, bucket: int

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 import store
+from stages.fit import models
 from stages.fit.baselines import time_average_ridge
 from stages.fit.config import FitConfig, check_options
+from stages.fit.contestants import MEANPOOL
 from stages.fit.fit_parts import Parts, fit_network, fit_pooled
 from stages.fit.frames import ClipFrames
 from stages.fit.labels import Labels, read_labels
@@ -42,6 +44,7 @@ from stages.fit.run_folder import (
 )
 from stages.fit.spans import FeatureStore, clip_spans
 from stages.fit.targets import Target
+from stages.fit.tasks import Accuracy, accuracy_of, attributes_of
 from stages.fit.trainer import LabelScale, Progress
 from stages.fit.unfinished import at_work, check_new
 from store.tables import write_csv
@@ -70,6 +73,8 @@ class FitResult:
     raw : tuple of Metrics, or None
         Where the target is relative to its subset: the test predictions of the model and of the
         baseline against the scores as they are (the errors are between different units).
+    tasks : list of Accuracy
+        Of each task beside the score, on the test clips; empty for models of the score alone.
     """
 
     run_dir: Path
@@ -80,6 +85,7 @@ class FitResult:
     epochs: list[dict[str, float]]
     labels: Labels
     raw: tuple[Metrics, Metrics] | None = None
+    tasks: list[Accuracy] = field(default_factory=list)
 
 
 def fit(
@@ -179,15 +185,25 @@ def fit_from(
     label = LabelScale.of(parts["train"]["target"].tolist())
     budget = Budget(config.budget)
 
-    def loader_of(t: pd.DataFrame) -> ClipLoader:
+    words = attributes_of(labels.frame) if models.has_tasks(config.model) else None
+
+    def loader_of(t: pd.DataFrame, of: FitConfig = config) -> ClipLoader:
         scores = ((t["target"] - label.mean) / label.sd).tolist()
         labelled = dict(zip(t["clip"], scores, strict=True))
-        return make_loader(source, [spans[c] for c in t["clip"]], labelled, config, budget)
+        chosen = [spans[c] for c in t["clip"]]
+        return make_loader(source, chosen, labelled, of, budget, attributes=words)
 
     loaders = {part: loader_of(t) for part, t in parts.items()}
+    read = loaders
+    if models.pictures(config.model, config.model_options):  # the baseline reads features
+        plain = config.model_copy(update={"model": MEANPOOL, "model_options": {}})
+        read = {part: loader_of(t, plain) for part, t in parts.items()}
     identity = identity_of(source, config, labels)
     with at_work(target, identity, overwrite, echo) as work:
-        rival = time_average_ridge([loaders["train"], loaders["val"]], loaders["test"])
+        rival = time_average_ridge([read["train"], read["val"]], read["test"])
+        if read is not loaders:
+            for loader in read.values():
+                loader.release()
         given = Parts(config, table, loaders, loader_of, label)
         if config.model in POOLED_MODELS:
             fitted = fit_pooled(given)
@@ -197,6 +213,8 @@ def fit_from(
         rival_score = dict(zip(rival.clips, rival.prediction * label.sd + label.mean, strict=True))
         table["prediction"] = table["clip"].map(fitted.predictions)
         table[BASELINE] = table["clip"].map(rival_score)
+        told = {k: _accuracy(parts["test"], k, by) for k, by in fitted.classes.items()}
+        tasks = [task for task in told.values() if task is not None]
         measured = {
             part: _measure(table[table["part"] == part], "prediction", "target", config)
             for part in ("test", "val")
@@ -218,6 +236,7 @@ def fit_from(
                 "validation": measured["val"].to_dict(),
                 "baselines": {BASELINE: {**baseline.to_dict(), "alpha": rival.alpha}},
                 **raw_metrics(raw),
+                **({"tasks": [vars(task) for task in tasks]} if told else {}),
             },
         )
         write_csv(labels.frame.drop(columns="line"), target / LABELS)
@@ -235,7 +254,13 @@ def fit_from(
         fitted.result.epochs,
         labels,
         raw,
+        tasks,
     )
+
+
+def _accuracy(table: pd.DataFrame, task: str, told: dict[str, str]) -> Accuracy | None:
+    classes = [[told[clip] for clip in table["clip"]]]
+    return accuracy_of(task, classes, table[task].tolist(), table["group"].tolist())
 
 
 def raw_metrics(raw: tuple[Metrics, Metrics] | None) -> dict[str, object]:

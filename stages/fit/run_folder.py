@@ -15,6 +15,7 @@ import store
 from stages.fit import models
 from stages.fit.batches import ClipData, collate, prepare
 from stages.fit.config import FitConfig, validate
+from stages.fit.crops import CropLoader
 from stages.fit.frames import ClipFrames, FrameSink
 from stages.fit.loader import Budget, ClipLoader
 from stages.fit.pooled_base import PooledModel
@@ -30,6 +31,7 @@ from stages.fit.run_files import (
     read_json,
 )
 from stages.fit.spans import ClipSpan, FeatureStore, arrays_of, check_arrays, clip_spans
+from stages.fit.tasks import Attributes
 from stages.fit.trainer import LabelScale, predict
 from store.errors import StoreMismatchError
 from store.schema import ClipRows
@@ -58,6 +60,11 @@ class Run:
         if isinstance(self.model, PooledModel):
             return sum(array.size for array in self.model.saved()[1].values())
         return sum(p.numel() for p in self.model.parameters())
+
+    @property
+    def reads_crops(self) -> bool:
+        """Whether the model reads pictures, so that a store must hold crops."""
+        return models.pictures(self.config.model, self.config.model_options) is not None
 
     def check_store(self, provenance: Mapping[str, Any]) -> None:
         """Raise StoreMismatchError unless features came from the pack that this run learnt from.
@@ -144,9 +151,10 @@ class Run:
     def check_rows(self) -> list[str]:
         """Return the arrays that ``predict_rows`` reads; RunError if rows do not hold all."""
         names = arrays_of(self.config.stream)
-        if not {"appearance", "embedding"}.issuperset(names):
+        if self.reads_crops or not {"appearance", "embedding"}.issuperset(names):
+            what = "crops" if self.reads_crops else self.config.stream
             raise RunError(
-                f"the run {self.folder} reads {self.config.stream}, more than extraction gives",
+                f"the run {self.folder} reads {what}, which rows of extraction do not hold",
                 "it scores clips whole: use `pipeline score`",
             )
         return names
@@ -189,16 +197,22 @@ def make_loader(
     config: FitConfig,
     budget: Budget | None = None,
     change: Callable[[ClipData], ClipData] | None = None,
+    attributes: Attributes | None = None,
 ) -> ClipLoader:
     """Return the loader that a configuration asks for; ``budget`` is given where several share.
 
-    ``change`` as for ClipLoader.
+    ``change`` and ``attributes`` as for ClipLoader. A model that reads pictures gets a CropLoader.
 
     Raises
     ------
     MissingFeaturesError
-        Clips that were imported lack an array that is read.
+        Clips that were imported lack an array that is read, or clips lack crops.
     """
+    pictures = models.pictures(config.model, config.model_options)
+    if pictures is not None:
+        return CropLoader(
+            source, spans, pictures, scores, budget or Budget(config.budget), attributes
+        )
     check_arrays(source, spans, (*arrays_of(config.stream), "landmark"))
     return ClipLoader(
         source,
@@ -210,12 +224,14 @@ def make_loader(
         max_frames=config.max_frames,
         budget=budget or Budget(config.budget),
         change=change,
+        attributes=attributes,
     )
 
 
 def tells_frames(config: FitConfig) -> bool:
-    """Whether a model says something of every frame: networks do, pooled models do not."""
-    return config.model not in POOLED_MODELS
+    """Whether a model says something of every frame: networks that read frames do."""
+    pictures = models.pictures(config.model, config.model_options)
+    return config.model not in POOLED_MODELS and pictures is None
 
 
 def check_tells_frames(config: FitConfig) -> None:

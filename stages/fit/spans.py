@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from store.crop_index import CropRecord
 from store.errors import FacepipeError
 from store.layers import Layer
 from store.schema import Status
@@ -46,7 +47,16 @@ class FeatureStore(Protocol):
         ...
 
     def dask(self, name: str) -> Any:
-        """Return one per-frame array, lazily."""
+        """Return one per-frame array, or that of the crops, lazily."""
+        ...
+
+    @property
+    def crop_size(self) -> int | None:
+        """Side of the crops in pixels; None if there are none."""
+        ...
+
+    def crop_records(self) -> Iterator[CropRecord]:
+        """Which rows of the array of crops belong to which clip."""
         ...
 
 

@@ -13,13 +13,20 @@ import numpy as np
 import numpy.typing as npt
 
 import store
+from stages.fit import models
 from stages.fit.contestants import (
     Contestant,
     attribute_columns,
     attribute_ridge,
     attribute_table,
 )
-from stages.fit.fitting import predict_scores, refit_network, shuffle_frames, train_network
+from stages.fit.fitting import (
+    predict_classes,
+    predict_scores,
+    refit_network,
+    shuffle_frames,
+    train_network,
+)
 from stages.fit.folds import inner_split
 from stages.fit.frames import ClipFrames
 from stages.fit.grouping import GroupBy, Grouping, find_groups
@@ -30,6 +37,7 @@ from stages.fit.run_folder import frame_sink, make_loader
 from stages.fit.search import find_settings
 from stages.fit.spans import clip_spans
 from stages.fit.targets import Normalise, Target
+from stages.fit.tasks import attributes_of
 from stages.fit.trainer import LabelScale, one_thread
 
 FloatArray = npt.NDArray[np.float64]
@@ -250,14 +258,21 @@ class Study:
                 model = refit_network(config, options, loader_of(rows), result.best_epoch, seed)
             frames = None if take is None else frame_sink(self.source, self.spans, config, take)
             found = predict_scores(model, [tested], label, config, frames)
+            frames = None if take is None else frame_sink(self.source, self.spans, config, take)
+            found = predict_scores(model, [tested], label, config, frames)
+            told = predict_classes(model, tested, config)
         clips = [self.clips[k] for k in np.flatnonzero(test)]
-        return np.asarray([found[clip] for clip in clips]), {"epoch": result.best_epoch}
+        details: dict[str, Any] = {"epoch": result.best_epoch}
+        if told:
+            details["classes"] = {task: [by[c] for c in clips] for task, by in told.items()}
+        return np.asarray([found[clip] for clip in clips]), details
 
     def _loader(
         self, contestant: Contestant, spans: list[Any], scores: dict[str, float], budget: Budget
     ) -> ClipLoader:
+        words = attributes_of(self.table) if models.has_tasks(contestant.config.model) else None
         change = shuffle_frames(self.design.seed) if contestant.shuffled else None
-        return make_loader(self.source, spans, scores, contestant.config, budget, change)
+        return make_loader(self.source, spans, scores, contestant.config, budget, change, words)
 
     def _release(self) -> None:
         if self._held is not None:
