@@ -177,12 +177,18 @@ def fit(
 ) -> None:
     """Train a temporal model on a store and measure it on people it has not seen.
 
-    Example: pipeline fit --model 2stcn --set train.alpha=0.5 --set model.temporal_fusion=last
+    mdr learns from the order of frames and needs no labels; au learns label tracks, which --labels
+    then names. Example: pipeline fit --model 2stcn --set train.alpha=0.5 --set features=store.mdr
     """
     from pipeline.fitting import fit_model, show_fit
 
     stores = store or [str(DEFAULT_STORE)]
     source = stores[0] if len(stores) == 1 else stores
+    if model in ("mdr", "au"):
+        from pipeline.frame_fitting import fit_frames
+
+        fit_frames(model, source, labels, run, settings or [], DEFAULT_RUNS, json)
+        return
     fitted = fit_model(model, source, labels, run, settings or [], DEFAULT_RUNS)
     if json:
         console.emit(fitted.to_dict())

@@ -18,6 +18,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from stages.fit import models
 from stages.fit.config import ConfigError, FitConfig, apply_overrides
 from stages.fit.pooled import POOLED, PooledRegressor
+from store.companion import open_companion
 
 Kind = Literal["network", "pooled", "attributes", "constant"]
 MEANPOOL, ATTRIBUTES, CONSTANT = "meanpool", "attributes only", "constant"
@@ -56,6 +57,10 @@ class Contestant:
     def settings(self) -> dict[str, Any]:
         """Everything that its predictions hang on, as JSON types."""
         config = self.config.model_dump(mode="json", exclude={"bootstrap", "budget", "seed"})
+        if self.config.features is None:
+            del config["features"]  # as it was before there were any
+        else:
+            config["features"] = open_companion(self.config.features).about
         return {"kind": self.kind, "shuffled": self.shuffled, "config": config}
 
 
@@ -104,6 +109,11 @@ def choose_contestants(
                 else:
                     options[key] = value
                     taken.add(text)
+            if base.features is not None and options.get("streams") == "landmarks":
+                raise ConfigError(
+                    f"{name} on the landmarks alone would not read {base.features}",
+                    "leave out model.streams=landmarks, or features",
+                )
             config = base.model_copy(update={"model": name, "model_options": options})
             chosen.append(Contestant(name, "pooled", config))
         elif name in models.names():

@@ -51,7 +51,9 @@ def train_network(
         ``options`` build the same network again, with other weights.
     """
     with reproducible(seed):
-        options = models.complete(config.model, config.model_options, longest)
+        options = models.complete(
+            config.model, config.model_options, longest, train_clips.extra_width
+        )
         model = models.create(config.model, **options)
         model.set_statistics(train_clips.statistics())
         result = train(model, train_clips, val_clips, config.train, seed, progress)

@@ -14,10 +14,11 @@ import dask
 import numpy as np
 import torch
 
-from stages.fit.batches import Batch, ClipData, collate, draw, prepare
+from stages.fit.batches import Batch, ClipData, beside, collate, draw, prepare
 from stages.fit.landmarks import LandmarkMode
 from stages.fit.models import StreamStatistics
 from stages.fit.spans import ClipSpan, FeatureStore, Stream, group_blocks
+from store.companion import Companion
 from store.schema import SHARD_ROWS
 
 DEFAULT_BUDGET = 2 * 1024**3
@@ -80,6 +81,14 @@ class ClipLoader:
     change : callable, optional
         Applied to every clip that is read, for example to put its frames in another order; the same
         clip must come out the same every time.
+    extra : Companion, optional
+        An array beside the store: its columns come behind those of the appearance. Where it has no
+        value in a frame with a face, that is the clip's mean of the column, or 0.
+
+    Raises
+    ------
+    StoreMismatchError
+        ``extra`` lies beside another store.
     """
 
     def __init__(
@@ -95,11 +104,15 @@ class ClipLoader:
         budget: Budget | None = None,
         block_rows: int = BLOCK_ROWS,
         change: Callable[[ClipData], ClipData] | None = None,
+        extra: Companion | None = None,
     ) -> None:
         self.clips = sorted(clips, key=attrgetter("start"))
         self.scores = dict(scores or {})
         self.blocks = group_blocks(self.clips, block_rows)
         self._arrays = [source.dask(n) for n in (stream, "landmark", "valid", "timestamp")]
+        self.extra_width = 0 if extra is None else len(extra.columns)
+        if extra is not None:
+            self._arrays.append(extra.dask())
         self._landmarks: LandmarkMode = landmarks
         self._fps = fps
         self._max_frames = max_frames
@@ -124,9 +137,13 @@ class ClipLoader:
         clips = []
         for span in spans:
             rows = slice(span.start - low, span.start - low + span.frames)
+            appearance, landmark, valid, timestamp, *extra = (a[rows] for a in arrays)
             clip = prepare(
                 span.clip,
-                *(a[rows] for a in arrays),
+                beside(appearance, extra[0], valid) if extra else appearance,
+                landmark,
+                valid,
+                timestamp,
                 landmarks=self._landmarks,
                 fps=self._fps,
                 max_frames=self._max_frames,

@@ -18,12 +18,14 @@ import store
 from stages.fit import models
 from stages.fit.baselines import time_average_ridge
 from stages.fit.config import FitConfig
+from stages.fit.dynamics.features import keep_generator
 from stages.fit.fitting import predict_scores, refit_network, train_network
 from stages.fit.labels import Labels, read_labels
 from stages.fit.loader import Budget, ClipLoader
 from stages.fit.metrics import Metrics, measure
 from stages.fit.protocol import PARTS, split_groups
 from stages.fit.run_folder import (
+    FEATURES,
     METRICS,
     PROVENANCE,
     Run,
@@ -183,6 +185,8 @@ def fit_from(
         baseline = _measure(table[table["part"] == "test"], BASELINE, config)
 
         save_model(folder, model, config, options, label, result.best_epoch, _version())
+        if config.features is not None:
+            keep_generator(config.features, folder / FEATURES)
         write_json(folder / PROVENANCE, _provenance(source, store_path, labels))
         write_json(
             folder / METRICS,

@@ -21,12 +21,14 @@ import store
 from stages.fit import models
 from stages.fit.batches import ClipData
 from stages.fit.config import FitConfig, validate
+from stages.fit.dynamics.features import make_again
 from stages.fit.loader import Budget, ClipLoader
-from stages.fit.spans import ClipSpan, FeatureStore, check_arrays, clip_spans
+from stages.fit.spans import ClipSpan, FeatureStore, check_arrays, clip_spans, third_stream
 from stages.fit.trainer import LabelScale, predict
 from store.errors import FacepipeError, StoreMismatchError
 
 RUN_FORMAT = 1
+FEATURES = "features"
 WEIGHTS, CONFIG, PROVENANCE, METRICS = (
     "model.safetensors",
     "config.json",
@@ -176,8 +178,9 @@ class Run:
         columns = ["clip", "score", "frames", "valid_frames"]
         if not spans:
             return pd.DataFrame(columns=columns)
-        loader = make_loader(source, spans, {}, self.config)
-        clips, prediction, _ = predict(self.model, loader, self.config.train.batch_size)
+        with self._with_features(source) as config:
+            loader = make_loader(source, spans, {}, config)
+            clips, prediction, _ = predict(self.model, loader, config.train.batch_size)
         score = prediction.double().numpy() * self.label.sd + self.label.mean
         by_clip = {s.clip: s for s in spans}
         return pd.DataFrame(
@@ -189,6 +192,16 @@ class Run:
             },
             columns=columns,
         )
+
+    @contextmanager
+    def _with_features(self, source: FeatureStore) -> Iterator[FitConfig]:
+        """Give the configuration with a third stream made for this store, where there is one."""
+        if self.config.features is None:
+            yield self.config
+            return
+        with tempfile.TemporaryDirectory(prefix="facepipe-features-") as place:
+            made = make_again(self.folder / FEATURES, source, Path(place) / "features")
+            yield self.config.model_copy(update={"features": str(made.folder)})
 
 
 def make_loader(
@@ -207,8 +220,11 @@ def make_loader(
     ------
     MissingFeaturesError
         Clips that were imported lack an array that is read.
+    StoreMismatchError
+        The array of ``config.features`` lies beside another store.
     """
     check_arrays(source, spans, (config.stream, "landmark"))
+    extra = None if config.features is None else third_stream(config.features, source, spans)
     return ClipLoader(
         source,
         spans,
@@ -219,6 +235,7 @@ def make_loader(
         max_frames=config.max_frames,
         budget=budget or Budget(config.budget),
         change=change,
+        extra=extra,
     )
 
 
