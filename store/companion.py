@@ -1,8 +1,9 @@
 """Arrays beside a store: one row for each of its rows, in a folder of their own.
 
 A store's own arrays are settled (FORMAT.md). What is made from them later, or labelled by hand,
-lies in a folder ``NAME/`` with ``array.zarr`` ((N, D), chunked as the store is) and ``about.json``: the
-columns, what made them, and which rows of which store they belong to. Rows without a value are NaN.
+lies in a folder ``NAME/`` with ``array.zarr`` ((N, D), chunked as the store is) and ``about.json``:
+the columns, what made them, and which rows of which store they belong to. Rows without a value are
+NaN.
 """
 
 from __future__ import annotations

@@ -354,7 +354,7 @@ def _regressor(config: AuConfig, person: npt.NDArray[np.intp]) -> Any:
     """Return the regressor, standardised on both sides; ``person`` of each frame to be learnt."""
     if config.regressor == "network":
         inner: Any = MLPRegressor(
-            (config.hidden,),
+            hidden_layer_sizes=(config.hidden,),
             alpha=config.weight_decay,
             max_iter=config.epochs,
             batch_size=min(128, len(person)),

@@ -37,8 +37,11 @@ class MdrConfig(BaseModel):
     components: int = Field(
         default=128, ge=1, description="Width K of d_t: principal components within clips"
     )
-    hidden: int = Field(default=256, ge=1, description="Hidden units; pixel: channels / 16")
+    hidden: int = Field(default=256, ge=1, description="Hidden units; pixel: 32 times the channels")
     dropout: float = Field(default=0.2, ge=0, lt=1)
+    size: int = Field(
+        default=64, ge=8, description="pixel: side of a crop, larger ones are averaged"
+    )
     epochs: int = Field(default=30, ge=0, description="At most; which is chosen on other persons")
     targets: int = Field(default=64, ge=1, description="Frames t drawn of each clip in an epoch")
     batch_size: int = Field(default=8, ge=1, description="Clips")

@@ -53,7 +53,7 @@ def rank_svm(places: Tensor, frames: Tensor, seen: Tensor, reach: int) -> float:
     linear support vector machine on the differences V_a - V_b of the pairs to be ranked.
     """
     rows, there = around(places, len(frames), reach)
-    vectors, known = sides(frames[rows]), sides(there & seen[rows])  # (B, 2, T + 1, K)
+    vectors, known = sides(_coordinates(frames[rows])), sides(there & seen[rows])
     right = total = 0
     upper = torch.ones(reach, reach).triu(1).bool()
     for window, mask in zip(vectors[:, :, 1:], known[:, :, 1:], strict=True):  # t is in no pair
@@ -71,6 +71,17 @@ def rank_svm(places: Tensor, frames: Tensor, seen: Tensor, reach: int) -> float:
         right += int((rows_of @ machine.coef_[0] > 0).sum())
         total += len(rows_of)
     return right / total if total else math.nan
+
+
+def _coordinates(window: Tensor) -> Tensor:
+    """Frames of windows in a basis of what they span: inner products, so the machine, are the same.
+
+    (B, W, K) -> (B, W, min(W, K))
+    """
+    if window.shape[2] <= window.shape[1]:
+        return window
+    _, r = torch.linalg.qr(window.double().transpose(1, 2))  # (B, W, W)
+    return r.transpose(1, 2)
 
 
 @dataclass(frozen=True)
