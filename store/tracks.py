@@ -62,7 +62,7 @@ def import_tracks(
     ----------
     path : Path
         A file, or a folder of them. A file belongs to the clip whose id it bears, with or without
-        the clip's extension, ``_`` for ``/`` allowed.
+        the clip's extension, with ``_`` for ``/``, or without folders where that is unambiguous.
     source : Store or Stores
     folder : Path
         Of the array, see companion.py.
@@ -200,11 +200,11 @@ def _match(name: str, clips: dict[str, _Rows]) -> str | None:
         return name
 
     without = {clip: str(PurePosixPath(clip).with_suffix("")) for clip in clips}
-    end = PurePosixPath(name).name
+    bare = "/" not in name  # as OpenFace names its files, wherever the video lay
     for candidates in (
         [clip for clip in clips if without[clip] == name],
         [clip for clip in clips if _plain(name) in (_plain(clip), _plain(without[clip]))],
-        [clip for clip in clips if _plain(without[clip]) == _plain(end)],
+        [clip for clip in clips if bare and PurePosixPath(without[clip]).name == name],
     ):
         if candidates:
             return candidates[0] if len(candidates) == 1 else None

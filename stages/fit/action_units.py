@@ -8,6 +8,7 @@ regressors are ours: theirs, HG-HMR, is a heat map regression on pixels.
 from __future__ import annotations
 
 import csv
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 from sklearn.compose import TransformedTargetRegressor
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.neural_network import MLPRegressor
@@ -80,7 +82,7 @@ class AuConfig(BaseModel):
         default=None, description="Folder of an array beside the store, read too (MDR)"
     )
     hidden: int = Field(default=64, ge=1, description="Hidden units of the network")
-    epochs: int = Field(default=60, ge=1, description="Of the network")
+    epochs: int = Field(default=200, ge=1, description="Of the network")
     weight_decay: float = Field(default=1.0, ge=0, description="Of the network")
     frames: int = Field(default=200, ge=2, description="Of each clip that are learnt, at most")
     folds: int = Field(default=5, ge=2, description="Parts of the persons, each held out once")
@@ -334,7 +336,10 @@ def _cross_validate(
             if len(rows) < 2:
                 continue
             target = frames.y[np.ix_(rows, columns)]
-            model = _regressor(config, person[rows]).fit(frames.x[rows], target)
+            model = _regressor(config, person[rows])
+            with warnings.catch_warnings():  # the network is to stop where it is told to
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                model.fit(frames.x[rows], target)
             found = np.asarray(model.predict(frames.x[test])).reshape(-1, len(columns))
             low, high = target.min(axis=0), target.max(axis=0)  # intensities have ends
             prediction[np.ix_(test, columns)] = np.clip(found, low, high)

@@ -5,14 +5,16 @@ import warnings
 
 import numpy as np
 import pandas as pd
+import pingouin
 import pytest
+from sklearn.metrics import mean_squared_error
 
 from stages.fit.agreement import agree, icc31, mse
+from stages.fit.bootstrap import draw_weights, interval
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_icc_and_mse_are_those_of_the_references(seed: int) -> None:
-    pingouin = pytest.importorskip("pingouin")
     rng = np.random.default_rng(seed)
     n = int(rng.integers(5, 60))
     y = rng.integers(0, 6, n).astype(float)
@@ -29,8 +31,6 @@ def test_icc_and_mse_are_those_of_the_references(seed: int) -> None:
         table = pingouin.intraclass_corr(long, "frame", "rater", "value").set_index("Type")
     name = "ICC3" if "ICC3" in table.index else "ICC(C,1)"
     assert abs(icc31(x, y) - float(table.loc[name, "ICC"])) < 1e-9
-    from sklearn.metrics import mean_squared_error
-
     assert abs(mse(x, y) - mean_squared_error(y, x)) < 1e-9
 
 
@@ -54,8 +54,6 @@ def test_interval_is_the_one_of_draws_made_frame_by_frame() -> None:
     assert found.icc == pytest.approx(icc31(np.delete(x, 3), np.delete(y, 3)))
     assert found.icc_low < found.icc < found.icc_high
     assert found.mse_low < found.mse < found.mse_high
-    from stages.fit.bootstrap import draw_weights, interval
-
     values = []
     rows = np.flatnonzero(np.isfinite(x))
     for block in draw_weights(np.arange(6), 300, 1):
