@@ -178,7 +178,7 @@ def fit(
     """Train a temporal model on a store and measure it on people it has not seen.
 
     mdr learns from the order of frames and needs no labels; au learns label tracks, which --labels
-    then names. Example: pipeline fit --model 2stcn --set train.alpha=0.5 --set features=store.mdr
+    then names. Example: pipeline fit --model 2stcn --set lr=0.001 --set features=features.mdr
     """
     from pipeline.fitting import fit_model, show_fit
 

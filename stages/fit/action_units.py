@@ -117,8 +117,10 @@ class AuResult:
             "run": str(self.run_dir),
             "model": "au",
             "tracks": {name: found.to_dict() for name, found in self.tracks.items()},
-            "mean_icc": None if np.isnan(self.mean_icc) else self.mean_icc,
-            "mean_mse": self.mean_mse,
+            **{
+                name: None if np.isnan(value) else value
+                for name, value in (("mean_icc", self.mean_icc), ("mean_mse", self.mean_mse))
+            },
         }
 
     def table(self) -> tuple[list[str], list[list[object]], list[str]]:

@@ -43,7 +43,10 @@ class MdrConfig(BaseModel):
         default=64, ge=8, description="pixel: side of a crop, larger ones are averaged"
     )
     epochs: int = Field(default=30, ge=0, description="At most; which is chosen on other persons")
-    targets: int = Field(default=64, ge=1, description="Frames t drawn of each clip in an epoch")
+    patience: int = Field(
+        default=5, ge=1, description="Stop after so many epochs that rank other persons no better"
+    )
+    targets: int = Field(default=32, ge=1, description="Frames t drawn of each clip in an epoch")
     batch_size: int = Field(default=8, ge=1, description="Clips")
     lr: float = Field(default=3e-4, gt=0)
     weight_decay: float = Field(default=1e-2, ge=0)

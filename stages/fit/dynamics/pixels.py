@@ -73,7 +73,8 @@ def fit_pixels(
 ) -> MdrResult:
     """Learn a U-Net a scale from the first crops of every clip and test it on the last ones.
 
-    Windows count crops, which lie evenly in the clip. Of each clip the last ``held_out`` share is
+    Windows count crops, which lie evenly in the clip; one that is longer than the held-out part of
+    a clip ends with it. Of each clip the last ``held_out`` share is
     neither learnt from nor stands in a window that is.
 
     Parameters

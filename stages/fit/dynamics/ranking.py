@@ -80,7 +80,7 @@ def _coordinates(window: Tensor) -> Tensor:
     """
     if window.shape[2] <= window.shape[1]:
         return window
-    _, r = torch.linalg.qr(window.double().transpose(1, 2))  # (B, W, W)
+    r: Tensor = torch.linalg.qr(window.double().transpose(1, 2))[1]  # (B, W, W)
     return r.transpose(1, 2)
 
 

@@ -81,8 +81,8 @@ def learn(
     epochs : int
     seed : int
     judge : callable, optional
-        Accuracy on other clips; the generator ends as it was when that was highest. Left out, it
-        ends as it is after the last epoch.
+        Accuracy on other clips; the generator ends as it was when that was highest, and learning
+        stops ``config.patience`` epochs after. Left out, it ends as it is after the last epoch.
     progress : callable, optional
         Gets epoch, loss and accuracy of every epoch.
 
@@ -124,6 +124,8 @@ def learn(
             best, kept = found, epoch
             if judge is not None:
                 state = copy.deepcopy(generator.state_dict())
+        elif epoch - kept >= config.patience:
+            break
     if judge is not None:
         generator.load_state_dict(state)
     generator.eval()

@@ -190,6 +190,9 @@ class TwoStreamModel(TemporalModel):
         (B, T, Da + De), (B, T, 136), frames (B, T, 1) float -> each (B, T, D), 0 outside the mask.
         """
         x: dict[str, Tensor] = {}
+        width = self.appearance_dim + self.extra_dim
+        if (self.streams != "landmarks" or self.extra_dim) and appearance.shape[-1] != width:
+            raise ValueError(f"appearance must be (B, T, {width}), not {tuple(appearance.shape)}")
         if self.streams != "landmarks":
             own = appearance[..., : self.appearance_dim]
             x["appearance"] = self.standardise_appearance(own, frames)
