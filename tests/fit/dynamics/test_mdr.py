@@ -256,4 +256,5 @@ def test_fit_and_score_make_the_stream_for_new_clips(
     make_store(tmp_path / "new.store", clips=3, persons=3, seed=5)
     assert np.isfinite(run.predict(tmp_path / "new.store")["score"]).all()
     with pytest.raises(StoreMismatchError, match="those of another store"):
-        fit(tmp_path / "new.store", labels, tmp_path / "other", config)
+        new = store.open(tmp_path / "new.store")
+        make_loader(new, list(clip_spans(new).values()), {}, config)
