@@ -192,12 +192,23 @@ def fit(
     """Train a temporal model on a store and measure it on people it has not seen.
 
     Interrupted, the same command with the same --run goes on after the last finished epoch.
-    Example: pipeline fit --model 2stcn --set train.alpha=0.5 --set model.temporal_fusion=last
+    mdr learns from the order of frames and needs no labels; au learns label tracks, which --labels
+    then names. Example: pipeline fit --model 2stcn --set lr=0.001 --set features=features.mdr
     """
     from pipeline.fitting import fit_model, show_fit
 
     stores = store or [str(DEFAULT_STORE)]
     source = stores[0] if len(stores) == 1 else stores
+    if model in ("mdr", "au"):  # which learn of frames, not of scores of clips
+        from pipeline.frame_fitting import fit_frames
+        from store.errors import FacepipeError
+
+        if config or per_frame or normalise is not evaluate_commands.Normalise.NONE:
+            raise FacepipeError(
+                f"{model} takes no --config, --per-frame or --normalise", "give its --set alone"
+            )
+        fit_frames(model, source, labels, run, settings or [], DEFAULT_RUNS, json)
+        return
     chosen = settings or []
     if normalise is not evaluate_commands.Normalise.NONE:
         chosen = [*chosen, f"normalise={normalise}"]

@@ -34,8 +34,9 @@ def told_frames(facts: Facts, clips: Sequence[str]) -> dict[str, ClipFrames]:
         sink = frame_sink(
             facts.source, spans, run.config, lambda told: found.update({told.clip: told})
         )
-        loader = make_loader(facts.source, wanted, {}, run.config)
-        predict(network, loader, run.config.train.batch_size, sink.watch(run.label))
+        with run.with_features(facts.source) as config:
+            loader = make_loader(facts.source, wanted, {}, config)
+            predict(network, loader, config.train.batch_size, sink.watch(run.label))
     return {clip: frames for clip, frames in found.items() if np.isfinite(frames.score).any()}
 
 

@@ -18,7 +18,8 @@ from stages.fit.landmarks import LandmarkMode, normalise_landmarks
 class ClipData:
     """One clip in memory: n frames.
 
-    ``appearance`` (n, Da) in the store's dtype (float16 halves the memory), ``landmark`` (n, 136)
+    ``appearance`` (n, Da) in the store's dtype (float16 halves the memory), with the columns of a
+    third stream behind its own where there is one, ``landmark`` (n, 136)
     float32 normalised (float16 would be as coarse as a tracker's jitter), ``valid`` (n,) bool,
     ``timestamp`` (n,) float64 s. Features of frames that are not valid are 0. ``widths``: columns
     of each of the arrays that lie side by side in ``appearance``; () for one. Of models that read
@@ -142,6 +143,22 @@ def frames_read(
         middle = slice(first, first + max_frames)
         index = middle if fps is None else index[middle]
     return index
+
+
+def beside(
+    appearance: npt.NDArray[np.floating],
+    extra: npt.NDArray[np.floating],
+    valid: npt.NDArray[np.bool_],
+) -> npt.NDArray[np.floating]:
+    """Put a third stream behind the channels of the appearance: (n, Da), (n, De) -> (n, Da + De).
+
+    What ``extra`` lacks in valid frames becomes the clip's mean of that column, 0 without any.
+    """
+    known = np.isfinite(extra) & valid[:, None]  # (n, De)
+    total = np.where(known, extra, 0).sum(axis=0, dtype=np.float64)
+    mean = total / np.maximum(known.sum(axis=0), 1)
+    filled = np.where(known, extra, mean).astype(extra.dtype)
+    return np.concatenate([appearance, filled], axis=1)
 
 
 def resample_indices(timestamp: npt.NDArray[np.float64], fps: float) -> npt.NDArray[np.intp]:

@@ -16,9 +16,10 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from stages.fit import models
-from stages.fit.config import ConfigError, FitConfig, apply_overrides, validate
+from stages.fit.config import ConfigError, FitConfig, apply_overrides, check_options, validate
 from stages.fit.pooled_models import POOLED_MODELS, WITHOUT_ORDER, create, default_stream
 from stages.fit.spaces import Search
+from store.companion import open_companion
 
 Kind = Literal["network", "pooled", "attributes", "constant"]
 MEANPOOL, ATTRIBUTES, CONSTANT = "meanpool", "attributes only", "constant"
@@ -86,6 +87,10 @@ class Contestant:
         config = self.config.model_dump(
             mode="json", exclude={"bootstrap", "budget", "normalise", "seed"}
         )
+        if self.config.features is None:
+            del config["features"]  # as it was before there were any
+        else:
+            config["features"] = open_companion(self.config.features).about
         told = {"kind": self.kind, "shuffled": self.shuffled, "config": config}
         return told | ({"search": self.search.told(self.config)} if self.search else {})
 
@@ -141,6 +146,7 @@ def choose_contestants(
                     options[key] = value
                     taken.add(text)
             config = base.model_copy(update={"model": name, "model_options": options})
+            check_options(config)
             if not any(text.partition("=")[0].strip() == "stream" for text in plain):
                 config = config.model_copy(update={"stream": default_stream(name)})
             chosen.append(Contestant(name, "pooled", config))

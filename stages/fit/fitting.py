@@ -59,7 +59,7 @@ def train_network(
         given = config.model_options
         if "appearance_dim" in models.options(config.model):
             given = {"appearance_dim": sum(train_clips.widths), **given}
-        options = models.complete(config.model, given, longest)
+        options = models.complete(config.model, given, longest, train_clips.extra_width)
         options = models.get(config.model).settle(options, train_clips.attributes)
         model = _new(config, options, train_clips)
         result = train(model, train_clips, val_clips, config.train, seed, progress, checkpoint)

@@ -14,11 +14,12 @@ import dask
 import numpy as np
 import torch
 
-from stages.fit.batches import Batch, ClipData, collate, draw, prepare
+from stages.fit.batches import Batch, ClipData, beside, collate, draw, prepare
 from stages.fit.landmarks import LandmarkMode
 from stages.fit.models import StreamStatistics
 from stages.fit.spans import ClipSpan, FeatureStore, Stream, arrays_of, group_blocks
 from stages.fit.tasks import Attributes
+from store.companion import Companion
 from store.schema import EMBEDDING_DIM
 
 DEFAULT_BUDGET = 2 * 1024**3
@@ -84,6 +85,14 @@ class ClipLoader:
         clip must come out the same every time.
     attributes : mapping of clip id to words by column, optional
         What else the labels say, for models of several tasks; goes into the batches as it is.
+    extra : Companion, optional
+        An array beside the store: its columns come behind those of the appearance. Where it has no
+        value in a frame with a face, that is the clip's mean of the column, or 0.
+
+    Raises
+    ------
+    StoreMismatchError
+        ``extra`` lies beside another store.
     """
 
     def __init__(
@@ -100,6 +109,7 @@ class ClipLoader:
         block_rows: int = BLOCK_ROWS,
         change: Callable[[ClipData], ClipData] | None = None,
         attributes: Attributes | None = None,
+        extra: Companion | None = None,
     ) -> None:
         self.clips = sorted(clips, key=attrgetter("start"))
         self.scores = dict(scores or {})
@@ -109,7 +119,10 @@ class ClipLoader:
         self.widths = tuple(int(array.shape[1]) for array in features)
         wider = max(sum(self.widths) / EMBEDDING_DIM, 1.0)  # wide layers: as many bytes, fewer rows
         self.blocks = group_blocks(self.clips, max(int(block_rows / wider), 1))
-        self._arrays = [*features, *(source.dask(n) for n in ("landmark", "valid", "timestamp"))]
+        self.extra_width = 0 if extra is None else len(extra.columns)
+        beyond = [] if extra is None else [extra.dask()]
+        rest = (source.dask(name) for name in ("landmark", "valid", "timestamp"))
+        self._arrays = [*features, *beyond, *rest]
         self._landmarks: LandmarkMode = landmarks
         self._fps = fps
         self._max_frames = max_frames
@@ -139,21 +152,26 @@ class ClipLoader:
         # In the loader's own thread: more of them beside the model's took up to twice the CPU time
         # for the same rows, and Zarr fetches the chunks of an array concurrently anyway.
         read = dask.compute(*(a[low:high] for a in self._arrays), scheduler="synchronous")
-        *features, landmark, valid, timestamp = read
+        *parts, landmark, valid, timestamp = read
+        features, beyond = parts[: len(self.widths)], parts[len(self.widths) :]
         whole = features[0] if len(features) == 1 else np.concatenate(features, axis=1)
         for part in features:  # layers may be of some frames only
             valid = valid & np.isfinite(part[:, 0])
-        arrays = (whole, landmark, valid, timestamp)
+        widths = (*self.widths, self.extra_width) if beyond else self.widths
         clips = []
         for span in spans:
             rows = slice(span.start - low, span.start - low + span.frames)
+            appearance = whole[rows]
             clip = prepare(
                 span.clip,
-                *(a[rows] for a in arrays),
+                beside(appearance, beyond[0][rows], valid[rows]) if beyond else appearance,
+                landmark[rows],
+                valid[rows],
+                timestamp[rows],
                 landmarks=self._landmarks,
                 fps=self._fps,
                 max_frames=self._max_frames,
-                widths=self.widths,
+                widths=widths,
             )
             clips.append(clip if self._change is None else self._change(clip))
         return clips

@@ -18,6 +18,7 @@ from stages.fit.config import FitConfig
 from stages.fit.labels import Labels
 from stages.fit.spans import FeatureStore, arrays_of
 from stages.fit.unfinished import Identity
+from store.companion import open_companion
 
 # One store, or several that are read as one.
 StorePath = str | os.PathLike[str] | Sequence[Path] | list[str]
@@ -40,10 +41,11 @@ def identity_of(source: FeatureStore, config: FitConfig, labels: Labels) -> Iden
         by_start=True,
     )
     clips = [row for row in rows if row[0] in used]
-    layers = layers_of(source, config)
-    known = json.dumps(
-        [dict(source.provenance), clips, *([layers] if layers else [])], sort_keys=True
-    )
+    # A fit that reads neither is known as it was before there were any.
+    more: list[Any] = [layers] if (layers := layers_of(source, config)) else []
+    if config.features is not None:
+        more.append(open_companion(config.features).about)
+    known = json.dumps([dict(source.provenance), clips, *more], sort_keys=True)
     return {
         "settings": config.model_dump(mode="json", exclude={"budget"}),
         "labels": labels.sha256,

@@ -15,6 +15,7 @@ from stages.fit import models
 from stages.fit.baselines import time_average_ridge
 from stages.fit.config import FitConfig, check_options
 from stages.fit.contestants import MEANPOOL
+from stages.fit.dynamics.features import keep_generator
 from stages.fit.fit_parts import Parts, fit_network, fit_pooled
 from stages.fit.frames import ClipFrames
 from stages.fit.labels import Labels, read_labels
@@ -26,6 +27,7 @@ from stages.fit.pooled_models import POOLED_MODELS
 from stages.fit.protocol import PARTS, split_groups
 from stages.fit.provenance import StorePath, identity_of, provenance_of
 from stages.fit.run_files import (
+    FEATURES,
     LABELS,
     METRICS,
     PREDICTIONS,
@@ -243,6 +245,8 @@ def fit_from(
         write_csv(table[["clip", "group", "part"]], target / SPLIT)
         columns = ["clip", "subset", "part", "score", "target", "prediction", BASELINE]
         write_csv(table[columns], target / PREDICTIONS)
+        if config.features is not None:
+            keep_generator(config.features, target / FEATURES)
         # Last, since it is what makes the folder a run.
         fitted.save(target)
     return FitResult(

@@ -30,7 +30,7 @@ WEIGHTS, CONFIG, PROVENANCE, METRICS = (
     "metrics.json",
 )
 LABELS, SPLIT, PREDICTIONS = "labels.csv", "split.csv", "predictions.csv"
-CHECKPOINT = "checkpoint"
+CHECKPOINT, FEATURES = "checkpoint", "features"
 
 
 class RunError(FacepipeError, ValueError):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from stages.fit import models
 from stages.fit.batches import ClipData, collate, prepare
 from stages.fit.config import FitConfig, validate
 from stages.fit.crops import CropLoader
+from stages.fit.dynamics.features import make_again
 from stages.fit.frames import ClipFrames, FrameSink
 from stages.fit.loader import Budget, ClipLoader
 from stages.fit.pooled_base import PooledModel
@@ -23,6 +26,7 @@ from stages.fit.pooled_models import POOLED_MODELS
 from stages.fit.run_files import (
     CHECKPOINT,
     CONFIG,
+    FEATURES,
     METRICS,
     PROVENANCE,
     RUN_FORMAT,
@@ -30,7 +34,14 @@ from stages.fit.run_files import (
     load_model,
     read_json,
 )
-from stages.fit.spans import ClipSpan, FeatureStore, arrays_of, check_arrays, clip_spans
+from stages.fit.spans import (
+    ClipSpan,
+    FeatureStore,
+    arrays_of,
+    check_arrays,
+    clip_spans,
+    third_stream,
+)
 from stages.fit.tasks import Attributes
 from stages.fit.trainer import LabelScale, predict
 from store.errors import StoreMismatchError
@@ -109,20 +120,18 @@ class Run:
         if not spans:
             return pd.DataFrame(columns=columns)
         self._check_layers(source)
-        loader = make_loader(source, spans, {}, self.config)
-        if isinstance(self.model, PooledModel):
-            if take is not None:
-                self.check_tells_frames()
-            clips = [span.clip for span in loader.clips]
-            score = self.model.predict(loader.iter_clips())
-        else:
-            watch = (
-                None
-                if take is None
-                else frame_sink(source, by_clip, self.config, take).watch(self.label)
-            )
-            clips, prediction, _ = predict(self.model, loader, self.config.train.batch_size, watch)
-            score = prediction.double().numpy() * self.label.sd + self.label.mean
+        if take is not None:
+            self.check_tells_frames()
+        with self.with_features(source) as config:
+            loader = make_loader(source, spans, {}, config)
+            if isinstance(self.model, PooledModel):
+                clips = [span.clip for span in loader.clips]
+                score = self.model.predict(loader.iter_clips())
+            else:
+                sink = None if take is None else frame_sink(source, by_clip, config, take)
+                watch = None if sink is None else sink.watch(self.label)
+                clips, prediction, _ = predict(self.model, loader, config.train.batch_size, watch)
+                score = prediction.double().numpy() * self.label.sd + self.label.mean
         return pd.DataFrame(
             {
                 "clip": clips,
@@ -132,6 +141,16 @@ class Run:
             },
             columns=columns,
         )
+
+    @contextmanager
+    def with_features(self, source: FeatureStore) -> Iterator[FitConfig]:
+        """Give the configuration with a third stream made for this store, where there is one."""
+        if self.config.features is None:
+            yield self.config
+            return
+        with tempfile.TemporaryDirectory(prefix="facepipe-features-") as place:
+            made = make_again(self.folder / FEATURES, source, Path(place) / "features")
+            yield self.config.model_copy(update={"features": str(made.folder)})
 
     def check_tells_frames(self) -> None:
         """Raise ModelError if the model says nothing of single frames."""
@@ -151,8 +170,8 @@ class Run:
     def check_rows(self) -> list[str]:
         """Return the arrays that ``predict_rows`` reads; RunError if rows do not hold all."""
         names = arrays_of(self.config.stream)
-        if self.reads_crops or not {"appearance", "embedding"}.issuperset(names):
-            what = "crops" if self.reads_crops else self.config.stream
+        what = "crops" if self.reads_crops else self.config.features or self.config.stream
+        if what != self.config.stream or not {"appearance", "embedding"}.issuperset(names):
             raise RunError(
                 f"the run {self.folder} reads {what}, which rows of extraction do not hold",
                 "it scores clips whole: use `pipeline score`",
@@ -207,6 +226,8 @@ def make_loader(
     ------
     MissingFeaturesError
         Clips that were imported lack an array that is read, or clips lack crops.
+    StoreMismatchError
+        The array of ``config.features`` lies beside another store.
     """
     pictures = models.pictures(config.model, config.model_options)
     if pictures is not None:
@@ -214,6 +235,7 @@ def make_loader(
             source, spans, pictures, scores, budget or Budget(config.budget), attributes
         )
     check_arrays(source, spans, (*arrays_of(config.stream), "landmark"))
+    extra = None if config.features is None else third_stream(config.features, source, spans)
     return ClipLoader(
         source,
         spans,
@@ -225,6 +247,7 @@ def make_loader(
         budget=budget or Budget(config.budget),
         change=change,
         attributes=attributes,
+        extra=extra,
     )
 
 

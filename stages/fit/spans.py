@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from store.companion import Companion, open_companion
 from store.crop_index import CropRecord
 from store.errors import FacepipeError
 from store.layers import Layer
@@ -121,6 +122,19 @@ def check_arrays(source: FeatureStore, clips: Iterable[ClipSpan], names: Iterabl
             f"reads, for example {clip!r} without {' and '.join(names)}",
             "Extract these clips from their videos, or leave them out.",
         )
+
+
+def third_stream(folder: str, source: Any, clips: Sequence[ClipSpan]) -> Companion:
+    """Open the array beside a store that is read as a third stream of those clips.
+
+    Raises
+    ------
+    CompanionError, StoreMismatchError
+        There is none, or it lies beside another store.
+    """
+    found = open_companion(folder)
+    found.check(source, max((span.start + span.frames for span in clips), default=0))
+    return found
 
 
 def group_blocks(clips: Sequence[ClipSpan], rows: int) -> list[Sequence[ClipSpan]]:

@@ -202,7 +202,8 @@ class Study:
         seed: int,
     ) -> FloatArray:
         config = contestant.config
-        key = (config.stream, config.landmarks, config.fps, config.max_frames, contestant.shuffled)
+        read = (config.stream, config.landmarks, config.features, config.fps, config.max_frames)
+        key = (*read, contestant.shuffled)
         if self._held is None or self._held[0] != key:  # read once, for all folds
             self._release()
             spans = [self.spans[clip] for clip in self.clips]

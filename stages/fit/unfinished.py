@@ -22,6 +22,7 @@ from stages.fit.logs import EPOCHS, TENSORBOARD
 from stages.fit.run_files import (
     CHECKPOINT,
     CONFIG,
+    FEATURES,
     LABELS,
     METRICS,
     PREDICTIONS,
@@ -193,7 +194,8 @@ def _remove(run_dir: Path, keep: str = "") -> None:
     """Delete what a fit writes, and the folder if nothing else is in it."""
     for name in FILES:
         (run_dir / name).unlink(missing_ok=True)
-    shutil.rmtree(run_dir / TENSORBOARD, ignore_errors=True)
+    for name in (TENSORBOARD, FEATURES):
+        shutil.rmtree(run_dir / name, ignore_errors=True)
     for path in (run_dir / CHECKPOINT).iterdir():
         if path.name != keep:
             path.unlink()

@@ -218,15 +218,25 @@ def has_tasks(name: str) -> bool:
     return name in _REGISTRY and get(name).has_tasks
 
 
-def complete(name: str, given: dict[str, Any], longest: int) -> dict[str, Any]:
+def complete(name: str, given: dict[str, Any], longest: int, extra: int = 0) -> dict[str, Any]:
     """Every option of a model: what is given, else its default, for clips of ``longest`` frames.
 
     ``max_frames`` is ``longest`` unless given, where the model has it: a convolutional network's
-    depth follows from it, others have no use for it.
+    depth follows from it, others have no use for it. ``extra`` is the width of a third stream.
     """
     valid = options(name)
     fitted = {"max_frames": longest} if "max_frames" in valid else {}
-    return {**valid, **fitted, **given}
+    third = {"extra_dim": extra} if extra else {}
+    return {**valid, **fitted, **given, **third}
+
+
+def check_third_stream(name: str) -> None:
+    """Raise ModelError if a model takes no stream beside appearance and landmarks."""
+    if "extra_dim" not in options(name):
+        raise ModelError(
+            f"model '{name}' takes no further features",
+            "leave out features, or choose another model",
+        )
 
 
 @dataclass(frozen=True)
