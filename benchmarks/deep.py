@@ -161,8 +161,10 @@ def judge(found: dict[str, Any]) -> list[str]:
     if best is not None:
         checks.append(("PC of deep", best, best >= LEAST_PC, LEAST_PC))
     if "blind" in pc:
-        cost = (best or max(pc.values())) - pc["blind"]
-        checks.append(("cost of being blind", cost, cost <= MOST_COST, MOST_COST))
+        seeing = best or pc.get("meanpool svr", np.nan)
+        if np.isfinite(seeing):
+            cost = seeing - pc["blind"]
+            checks.append(("cost of being blind", cost, cost <= MOST_COST, MOST_COST))
         for name, value in found["gender told"]["blind"].items():
             checks.append((f"gender told by {name}", value, value <= MOST_TOLD, MOST_TOLD))
             print(f"from the appearance, by {name}: {found['gender told']['appearance'][name]:.4f}")

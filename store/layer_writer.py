@@ -32,7 +32,7 @@ class LayerWriter:
     """Appends rows to one layer of a store, made if need be. Made by ``open_layer``.
 
     Rows come in the order of the store's, all of them, NaN where there is nothing to say. A shard
-    is committed when it is full, and the last one when all is said.
+    is committed when it is full, the last one at the end, also after an error; a kill loses it.
     """
 
     def __init__(self, paths: Paths, layer: Layer, total: int) -> None:
@@ -57,7 +57,7 @@ class LayerWriter:
     def append(self, rows: npt.NDArray[np.floating]) -> None:
         """Add rows (n, width) after those that are there; what float16 cannot hold is refused."""
         with np.errstate(over="ignore"):
-            cast = np.ascontiguousarray(rows, np.float16)
+            cast = np.array(rows, np.float16, order="C")
         if np.isinf(cast).any() or cast.shape[1:] != (self.layer.width,):
             raise StoreError(
                 f"layer {self.layer.name!r}: expected (n, {self.layer.width}) finite or NaN within "
@@ -86,12 +86,16 @@ class LayerWriter:
             self._store.sync()
             self._held = [later] if len(later) else []
 
+    def keep(self) -> None:
+        """Commit what is held, so that the next writer goes on behind it."""
+        if self.rows > self.layer.rows:
+            self._flush(1)
+
     def finish(self) -> None:
-        """Commit what is held. Not after an error: then whole shards are what is kept."""
+        """Commit what is held, which must be all."""
         if self.rows != self.total:
             raise StoreError(f"layer {self.layer.name!r}: {self.rows} of {self.total} rows given")
-        if len(self._sha256) < -(-self.total // self.layer.shard_rows):
-            self._flush(1)
+        self.keep()
 
 
 @contextmanager
@@ -139,7 +143,11 @@ def open_layer(
                 f"this run makes {_told(provenance)}",
                 "give it another --name, or replace it with --overwrite",
             )
-        yield LayerWriter(paths, layer, meta.rows)
+        writer = LayerWriter(paths, layer, meta.rows)
+        try:
+            yield writer
+        finally:
+            writer.keep()
 
 
 def digest(path: str | PathLike[str], name: str) -> Iterator[tuple[str, str]]:

@@ -57,12 +57,19 @@ def test_rows_come_back_by_the_layers_name(path: Path, small_shards: None) -> No
     assert list(opened.clip(record.clip)) == [spec.name for spec in opened.specs]
 
 
-def test_interrupted_it_goes_on_from_the_last_whole_shard(path: Path, small_shards: None) -> None:
+@pytest.mark.parametrize("killed", [False, True])
+def test_interrupted_it_goes_on(
+    path: Path, small_shards: None, monkeypatch: pytest.MonkeyPatch, killed: bool
+) -> None:
     x = values(path)
-    put(path, x, stop=40)  # two shards of 16 rows are whole
+    with monkeypatch.context() as patch:
+        if killed:
+            patch.setattr(layer_writer.LayerWriter, "keep", lambda self: None)
+        put(path, x, stop=40)
     opened = store.open(path)
-    assert opened.layers["seven"].rows == 32
-    with pytest.raises(StoreError, match=r"32 of the store's \d+ rows"):
+    kept = 32 if killed else 40  # two shards of 16 rows are whole
+    assert opened.layers["seven"].rows == kept and store.verify(path).ok
+    with pytest.raises(StoreError, match=rf"{kept} of the store's \d+ rows"):
         opened.dask("seven")
     put(path, x)
     assert store.verify(path).ok
