@@ -60,6 +60,8 @@ def stills(count: int, seed: int = 0) -> tuple[list[ClipData], np.ndarray, list[
 
 CASES = [(name, QUICK.get(name, {})) for name in POOLED_MODELS]
 CASES += [("blind", {"dims": 1}), ("deep", {"regressor": "svr+boosting"})]
+CASES += [("meanpool", {"alpha": 50}), ("meanpool", {"regressor": "svr", "c": 2, "gamma": 0.6})]
+CASES += [("statpool", {"regressor": "boosting", "leaves": 3})]
 
 
 @pytest.mark.parametrize(("name", "options"), CASES)
@@ -257,3 +259,50 @@ def test_a_network_reads_arrays_side_by_side(made: tuple[Path, Path], tmp_path: 
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["model"]["options"]["appearance_dim"] == 515
     assert len(load_run(tmp_path / "run").predict(path)) == 36
+
+
+def test_strengths_that_are_set_are_kept_by_a_run(made: tuple[Path, Path], tmp_path: Path) -> None:
+    path, labels = made
+    given = ["model=meanpool", "model.alpha=70", "bootstrap=100", "normalise=zscore"]
+    result = fit(path, labels, tmp_path / "run", apply_overrides(FitConfig(), given))
+    run = load_run(tmp_path / "run")
+    assert run.model.strength == {"alpha": 70.0}
+    assert run.config.model_options == {"alpha": 70} and not result.epochs
+    # What a pooled model predicts is the target, here relative to all clips, which have no subset.
+    kept = pd.read_csv(tmp_path / "run" / "predictions.csv")
+    assert abs(kept.loc[kept["part"] == "train", "target"].mean()) < 1e-9
+    assert abs(kept["prediction"]).max() < 4
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {
+        "config.json", "labels.csv", "metrics.json", "model.safetensors", "predictions.csv",
+        "provenance.json", "split.csv",
+    }  # fmt: skip
+
+
+def test_what_says_nothing_of_frames_is_not_asked(made: tuple[Path, Path], tmp_path: Path) -> None:
+    path, labels = made
+    config = apply_overrides(FitConfig(), ["model=meanpool", "bootstrap=100"])
+    with pytest.raises(ModelError, match="says nothing of single frames"):
+        fit(path, labels, tmp_path / "run", config, take=lambda _: None)
+    assert not (tmp_path / "run").exists()
+    fit(path, labels, tmp_path / "run", config)
+    with pytest.raises(ModelError, match="says nothing of single frames"):
+        load_run(tmp_path / "run").predict(path, lambda _: None)
+
+
+def test_rows_as_extraction_gives_them_are_scored_alike(
+    made: tuple[Path, Path], tmp_path: Path
+) -> None:
+    path, labels = made
+    opened = store.open(path)
+    for name, given in (
+        ("sides", ["model=deep", "model.regressor=ridge", "stream=appearance+embedding"]),
+        ("layer", ["model=meanpool", "stream=appearance+seven"]),
+    ):
+        config = apply_overrides(FitConfig(), [*given, "bootstrap=100"])
+        fit(path, labels, tmp_path / name, config)
+    run = load_run(tmp_path / "sides")
+    table = run.predict(path)
+    found = run.predict_rows(opened.clip(str(table["clip"][0])))
+    assert found == pytest.approx(float(table["score"][0]), rel=1e-6)
+    with pytest.raises(RunError, match="which rows of extraction do not hold"):
+        load_run(tmp_path / "layer").check_rows()

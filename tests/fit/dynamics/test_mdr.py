@@ -18,7 +18,7 @@ from stages.fit.dynamics.generator import Generator, Projection
 from stages.fit.dynamics.ranking import accuracy, clustered, rank_svm
 from stages.fit.dynamics.run import MdrResult, fit_mdr
 from stages.fit.persons import PersonsError
-from stages.fit.run import fit, load_run
+from stages.fit.run import RunError, fit, load_run
 from stages.fit.run_folder import make_loader
 from stages.fit.spans import clip_spans
 from store.companion import CompanionError, open_companion
@@ -258,3 +258,19 @@ def test_fit_and_score_make_the_stream_for_new_clips(
     with pytest.raises(StoreMismatchError, match="those of another store"):
         new = store.open(tmp_path / "new.store")
         make_loader(new, list(clip_spans(new).values()), {}, config)
+
+
+def test_deep_reads_the_third_stream_as_a_block_of_its_own(
+    streams: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    path, labels, features = streams
+    given = [f"features={features}", "model.regressor=ridge", "bootstrap=100"]
+    fit(path, labels, tmp_path / "run", apply_overrides(FitConfig(model="deep"), given))
+    run = load_run(tmp_path / "run")
+    _, arrays = run.model.saved()
+    sizes = [len(arrays[f"scale{k}.mean"]) for k in range(4)]
+    assert sizes == [512, 512, 16, 136]  # appearance, embedding, MDR, landmarks
+    make_store(tmp_path / "new.store", clips=3, persons=3, seed=5)
+    assert np.isfinite(run.predict(tmp_path / "new.store")["score"]).all()
+    with pytest.raises(RunError, match="which rows of extraction do not hold"):
+        run.check_rows()
