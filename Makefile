@@ -2,7 +2,10 @@
 PYTHON ?= python3
 # A release of PyTorch that has CPU wheels in reach; any from 2.4 on will do.
 TORCH ?= torch==2.13.0
-EXTRAS ?= cpu,dev
+# The release of torchvision that goes with it. The registries have it with operators for CUDA,
+# which no model here uses; torch is not exchanged for one with CUDA as long as both are named.
+VISION ?= torchvision==0.28.0
+EXTRAS ?= cpu,dev,image
 BIN := .venv/bin
 STAMP := .venv/.installed
 
@@ -16,7 +19,7 @@ setup: $(STAMP)
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet '$(TORCH)'
+	$(BIN)/python -m pip install --quiet '$(TORCH)' '$(VISION)'
 	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'
 	touch $@
 
@@ -71,6 +74,7 @@ bench-science: setup
 	$(BIN)/python benchmarks/coverage.py --out $(RESULTS)/coverage-$(TODAY).json
 	$(BIN)/python benchmarks/planted.py --out $(RESULTS)/planted-$(TODAY).json
 	test -z '$(SCUT)' || $(BIN)/python benchmarks/scut.py '$(SCUT)' --out $(RESULTS)/scut-$(TODAY).json
+	test -z '$(SCUT)' || $(BIN)/python benchmarks/hmtnet.py '$(SCUT)' --out $(RESULTS)/hmtnet-$(TODAY).json
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .coverage*

@@ -62,6 +62,11 @@ class Planted:
         """Nothing: no pack made these."""
         return {}
 
+    @property
+    def layers(self) -> Mapping[str, Any]:
+        """Nothing: no net either."""
+        return {}
+
     def iter_rows(self, columns: Sequence[str], *_: Any, **__: Any) -> Iterator[tuple[Any, ...]]:
         """Columns of the index."""
         yield from (tuple(getattr(span, name) for name in columns) for span in self.spans)

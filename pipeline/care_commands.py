@@ -1,4 +1,4 @@
-"""`pipeline store compact|forget|merge|export|import`: what changes stores or leaves them."""
+"""`pipeline store compact`, `forget`, `merge`, `export`, `import`, `tracks`: care and exchange."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ def add_to(app: typer.Typer) -> None:
         ("merge", merge),
         ("export", export),
         ("import", import_),
+        ("tracks", tracks),
     ):
         app.command(name)(command)
 
@@ -153,3 +154,38 @@ def import_(
         console.emit({"clips": done.clips, "frames": done.rows, "skipped": done.skipped})
         return
     console.result(f"{store}: {done.clips} clips, {done.rows} frames; {done.skipped} were there")
+
+
+def tracks(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A CSV file, or a folder of them.")],
+    store: Annotated[Path, typer.Option("--store", help="The store of these clips.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the array. [default: STORE.tracks]")
+    ] = None,
+    columns: Annotated[
+        str, typer.Option("--columns", help="Pattern of the columns that are labels.")
+    ] = "AU*_r",
+    missing: Annotated[
+        float | None, typer.Option("--missing", help="A number that means: not known (BP4D: 9).")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Take labels of single frames (OpenFace's AU01_r, ...) into an array beside a store.
+
+    `pipeline fit --model au --labels STORE.tracks` learns them; `--set features=STORE.tracks` gives
+    them to a model as a third stream. Example: pipeline store tracks openface/ --store a.store
+    """
+    import store as package
+    from store.tracks import import_tracks
+
+    target = out or Path(store.absolute()).with_suffix(".tracks")
+    with package.open(store) as opened:
+        done = import_tracks(path, opened, target, columns=columns, missing=missing)
+    for line in done.notes:
+        console.note(line)
+    names = done.companion.columns
+    if json:
+        told = {"tracks": list(names), "clips": done.clips, "frames": done.frames}
+        console.emit({"out": str(target), **told, "notes": done.notes})
+        return
+    console.result(f"{target}: {', '.join(names)} of {done.clips} clips, {done.frames} frames")

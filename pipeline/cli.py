@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline import __version__, console, evaluate_commands, tune_commands
+from pipeline import __version__, console, evaluate_commands, feature_commands, tune_commands
 from pipeline.commands import packs_app, store_app
 from pipeline.errors import run_reporting
 from pipeline.label_commands import labels_app
@@ -29,6 +29,7 @@ app.add_typer(store_app, name="store")
 app.add_typer(labels_app, name="labels")
 evaluate_commands.add_to(app)
 app.command()(tune_commands.tune)
+feature_commands.add_to(app)
 app.command()(models)
 app.command()(live)
 app.command()(report)
@@ -191,12 +192,23 @@ def fit(
     """Train a temporal model on a store and measure it on people it has not seen.
 
     Interrupted, the same command with the same --run goes on after the last finished epoch.
-    Example: pipeline fit --model 2stcn --set train.alpha=0.5 --set model.temporal_fusion=last
+    mdr learns from the order of frames and needs no labels; au learns label tracks, which --labels
+    then names. Example: pipeline fit --model 2stcn --set lr=0.001 --set features=features.mdr
     """
     from pipeline.fitting import fit_model, show_fit
 
     stores = store or [str(DEFAULT_STORE)]
     source = stores[0] if len(stores) == 1 else stores
+    if model in ("mdr", "au"):  # which learn of frames, not of scores of clips
+        from pipeline.frame_fitting import fit_frames
+        from store.errors import FacepipeError
+
+        if config or per_frame or normalise is not evaluate_commands.Normalise.NONE:
+            raise FacepipeError(
+                f"{model} takes no --config, --per-frame or --normalise", "give its --set alone"
+            )
+        fit_frames(model, source, labels, run, settings or [], DEFAULT_RUNS, json)
+        return
     chosen = settings or []
     if normalise is not evaluate_commands.Normalise.NONE:
         chosen = [*chosen, f"normalise={normalise}"]

@@ -94,6 +94,8 @@ def info(store: Stores, json: Json = False) -> None:
     if opened.crop_size is not None:
         shape = [opened.n_crops, opened.crop_size, opened.crop_size, 3]
         arrays["crop"] = {"shape": shape, "dtype": "uint8"}
+    for name, layer in opened.layers.items():
+        arrays[name] = {"shape": [layer.rows, layer.width], "dtype": layer.spec.dtype}
     told = {
         "store": _told(store),
         "format": FORMAT_VERSION,
@@ -186,12 +188,23 @@ def _repair(path: str) -> list[str]:
 
 
 @store_app.command("digest")
-def digest(store: Stores) -> None:
-    """Print a line a clip: its id and the sha256 over its rows of every array.
+def digest(
+    store: Stores,
+    layer: Annotated[
+        str | None, typer.Option(help="Of this layer's rows. [default: of all other arrays]")
+    ] = None,
+) -> None:
+    """Print a line a clip: its id and the sha256 over its rows of every array, or of a layer.
 
     Independent of the order in which clips were written; equal for equal features.
     """
     import store as stores
+    from store import layer_writer
 
-    for clip, sha256 in stores.digest(_one_or_several(store)):
+    found = (
+        stores.digest(_one_or_several(store))
+        if layer is None
+        else (line for one in store for line in layer_writer.digest(one, layer))
+    )
+    for clip, sha256 in found:
         console.result(f"{clip} {sha256}")

@@ -221,6 +221,7 @@ def _show(evaluated: Evaluated, json: bool) -> None:
     from stages.fit.compare import ALL
     from stages.fit.explain import explain_sentences
     from stages.fit.report import REPORT, estimate_text
+    from stages.fit.tasks_report import COLUMNS, tasks_rows
     from stages.fit.verdict import difference_sentences, subset_sentences
 
     comparison = evaluated.comparison
@@ -240,6 +241,7 @@ def _show(evaluated: Evaluated, json: bool) -> None:
                     }
                     for link in evaluated.links
                 ],
+                "tasks": {n: [vars(a) for a in found] for n, found in evaluated.tasks.items()},
             }
         )
         return
@@ -253,6 +255,8 @@ def _show(evaluated: Evaluated, json: bool) -> None:
         raw = [[r.name, *(estimate_text(r.estimates[n]) for n in names[:2]), r.n]
                for r in comparison.of(ALL, raw=True)]  # fmt: skip
         console.table("", [f"{ALL}, scores as they are", "SRC", "PC", "n"], raw)
+    if evaluated.tasks:
+        console.table("beside the score", list(COLUMNS), tasks_rows(evaluated.tasks))
     for sentence in [
         *subset_sentences(comparison, ALL),
         *difference_sentences(comparison, evaluated.asked),

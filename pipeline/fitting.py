@@ -18,6 +18,7 @@ from stages.fit.labels import LabelError
 from stages.fit.metrics import Metrics
 from stages.fit.run import BASELINE, FitResult, raw_metrics
 from stages.fit.run import fit as run_fit
+from stages.fit.tasks_report import COLUMNS, tasks_rows
 from stages.fit.tuned import optimism, read_best
 
 
@@ -38,6 +39,7 @@ class Fitted:
             "validation": self.result.val.to_dict(),
             "baselines": {BASELINE: self.result.baseline.to_dict()},
             **raw_metrics(self.result.raw),
+            "tasks": [vars(task) for task in self.result.tasks],
         }
 
 
@@ -91,6 +93,8 @@ def show_fit(fitted: Fitted) -> None:
     rows = [_row(name, result.test), _row("time-averaged ridge", result.baseline)]
     columns = ["held-out clips", "SRC", "95 % interval", "PC", "MAE", "RMSE", "n"]
     console.table("", columns, rows)
+    if result.tasks:
+        console.table("beside the score", list(COLUMNS), tasks_rows({name: result.tasks}))
     if result.raw is not None:
         console.result(
             f"Scores relative to their subset ({fitted.config.normalise}), by the training clips. "
@@ -99,7 +103,9 @@ def show_fit(fitted: Fitted) -> None:
         named = zip((name, "time-averaged ridge"), result.raw, strict=True)
         raw = [[*_row(*row)[:4], row[1].n] for row in named]
         console.table("", ["raw scores", *columns[1:4], "n"], raw)
-    console.result(f"epoch {result.best_epoch} of {len(result.epochs)}, chosen on validation clips")
+    if result.epochs:
+        epochs = f"epoch {result.best_epoch} of {len(result.epochs)}"
+        console.result(f"{epochs}, chosen on validation clips")
     if math.isnan(result.test.src_low):
         console.result("No rank correlation: all predictions, or all labels, are the same.")
     elif result.test.src_low > 0:

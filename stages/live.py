@@ -24,6 +24,7 @@ import numpy as np
 import store
 from stages.extract.device import Device, Precision
 from stages.extract.inputs import InputError
+from stages.extract.layer_run import pack_of
 from stages.extract.live import LiveExtractor, LiveFace, camera
 from stages.extract.nets import Nets, open_nets
 from stages.extract.overlay import draw_face, draw_text, open_writer, thickness
@@ -34,7 +35,6 @@ from stages.extract.tags import tag_is_false
 from stages.extract.video import ClipReader, Frame, Image, UnreadableClipError
 from stages.fit.run import Run, load_run
 from stages.fit.trainer import one_thread
-from stages.score import pack_of
 from store.clip_id import check_clip_id
 from store.schema import ClipRecord, ClipRows, Status
 
@@ -199,6 +199,7 @@ def live(options: LiveOptions, echo: Callable[[str], None] = lambda line: None) 
     if options.camera is None and not Path(options.source).is_file():
         raise InputError(f"{options.source}: no such file", "give a camera's number, or a video")
     run = load_run(options.run)
+    run.check_rows()
     made_with = run.provenance["store"]
     pack = pack_of(made_with["pack"], options.pack, echo)
     precision = Precision(made_with["recipe"].get("precision", Precision.F32))

@@ -11,11 +11,11 @@ from pathlib import Path
 import pandas as pd
 
 import store
-from stages.extract import packs
 from stages.extract.device import Precision
-from stages.extract.errors import PackError
 from stages.extract.inputs import find_clips
-from stages.extract.run import ExtractOptions, Summary, extract, open_pack
+from stages.extract.layer_run import add_layer, pack_of
+from stages.extract.layers import LayerOptions
+from stages.extract.run import ExtractOptions, Summary, extract
 from stages.fit.frames import ClipFrames, csv_writer
 from stages.fit.run import load_run
 from store.errors import FacepipeError
@@ -83,6 +83,8 @@ def score(
         raise ScoreError(
             f"{out}: the folder {out.parent} does not exist", "make it, or change --out"
         )
+    if per_frame is not None:
+        run.check_tells_frames()
     write = None if per_frame is None else csv_writer(per_frame)  # before an hour of extraction
     opened_pack = pack_of(made_with["pack"], pack, echo)
     recipe = made_with["recipe"]
@@ -91,7 +93,13 @@ def score(
         pack=str(opened_pack.folder),
         every=recipe.get("every"),
         precision=Precision(recipe.get("precision", Precision.F32)),
+        # A model of features has no use for the crops that its store may have held.
+        crops=recipe.get("crops") if run.reads_crops else None,
+        crop_size=recipe.get("crop_size") if run.reads_crops else None,
     )
+    layers = {n: LayerOptions.of(told) for n, told in run.provenance.get("layers", {}).items()}
+    if any(layer.crops for layer in layers.values()):
+        options = replace(options, crops=recipe["crops"], crop_size=recipe["crop_size"])
     with contextlib.ExitStack() as stack:
         if not keep_store:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="facepipe-score-"))
@@ -104,6 +112,17 @@ def score(
                 f"{options.store} holds other files under the ids of {len(summary.plan.changed)} "
                 f"clips, first {summary.plan.changed[0].clip}: their scores would be of those",
                 "give another --store, or none",
+            )
+        for name, layer in layers.items():
+            add_layer(
+                options.store,
+                options.videos,
+                layer,
+                name=name,
+                pack=options.pack,
+                device=options.device,
+                workers=options.workers,
+                echo=echo,
             )
         opened = store.open(options.store)
         wanted = [source.clip for source in find_clips(options.videos)]
@@ -119,23 +138,6 @@ def score(
     table = pd.DataFrame([_row(clip, records[clip], scores) for clip in wanted], columns=COLUMNS)
     _write(table, out)
     return ScoreResult(out, table, summary)
-
-
-def pack_of(saved: dict[str, str], place: str | None, echo: Callable[[str], None]) -> packs.Pack:
-    """Open the pack that a run's features came from, by its name or where it is said to be."""
-    if place is None and saved["name"] not in {info.name for info in packs.known()}:
-        raise PackError(
-            f"the run was fitted with the pack {saved['name']!r}, which is a folder somewhere",
-            "say where with --pack FOLDER",
-        )
-    pack = open_pack(place or saved["name"], echo)
-    if pack.fingerprint != saved["fingerprint"]:
-        raise PackError(
-            f"pack {saved['name']!r} here ({pack.fingerprint[:12]}) is not the one that the run "
-            f"was fitted with ({saved['fingerprint'][:12]})",
-            "install the pack of that version, or fit a run with this one",
-        )
-    return pack
 
 
 def _row(clip: str, record: ClipRecord, scores: dict[str, float]) -> dict[str, object]:

@@ -23,7 +23,7 @@ _T = TypeVar("_T")
 AnyArray = npt.NDArray[np.generic]
 
 # Chunks of nothing but NaN are written too: a chunk that is missing is damage, never "no face".
-_WRITE_ALL = {"array.write_empty_chunks": True}
+WRITE_ALL = {"array.write_empty_chunks": True}
 _FILL: dict[str, bool | int] = {"bool": False, "uint8": 0}
 # Hand the chunks of a shard to the codecs together: one by one costs more than their compression.
 _BATCHES = {"codec_pipeline.batch_size": 64}
@@ -61,7 +61,7 @@ class Arrays:
         store = self._durable or open_strict(path)
         self._arrays: dict[str, zarr.Array[Any]] = {}
         # By the global setting, since open_array(config=...) is ignored for arrays that exist.
-        with zarr.config.set(_WRITE_ALL):
+        with zarr.config.set(WRITE_ALL):
             for spec in filter(None, (*self.specs.values(), self.crop_spec)):
                 array = zarr.open_array(store=store, path=spec.name, mode="r+" if writable else "r")
                 _check(array, spec)
@@ -139,6 +139,9 @@ class Arrays:
     def crop_rows(self) -> int:
         """Length of the array of crops; 0 where there is none. See ``lengths``."""
         return 0 if self.crop_spec is None else int(self._arrays["crop"].shape[0])
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._arrays
 
     def lengths(self) -> dict[str, int]:
         """Rows of every per-frame array, when this object was made or last resized."""

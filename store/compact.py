@@ -8,13 +8,12 @@ and a second transaction applies the intent. The attribute ``generation`` of the
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from store import crop_index, durable
+from store import crop_index, durable, layers
 from store.arrays import Arrays
 from store.errors import StoreFormatError
 from store.index import Index, Meta
@@ -88,6 +87,7 @@ def finish(paths: Paths, index: Index, spoil: Sequence[Path] = ()) -> None:
     if place is None and meta.next_generation is None:
         return  # damaged; the caller says how, and what might help to mend it stays
     if meta.next_generation is None:
+        layers.drop(paths, meta.generation)
         _clean(paths)
         return
     if place is None:
@@ -104,20 +104,9 @@ def finish(paths: Paths, index: Index, spoil: Sequence[Path] = ()) -> None:
         durable.rename(paths.next_arrays, paths.arrays)
     _apply(index, meta)
     for file in spoil:
-        _overwrite(paths.old_arrays / file)
+        durable.overwrite(paths.old_arrays / file)
+    layers.drop(paths, index.meta().generation, spoil=bool(spoil))
     _clean(paths)
-
-
-def _overwrite(path: Path) -> None:
-    """Put zeros in the place of a file's bytes, unless it is part of a hard-linked copy too."""
-    if not path.is_file() or path.stat().st_nlink > 1:
-        return
-    with path.open("r+b") as file:
-        left = path.stat().st_size
-        while left:
-            left -= file.write(bytes(min(left, 1 << 20)))
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _undo(paths: Paths, index: Index, renamed: bool) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from zarr.storage import LocalStore
 
-from store.errors import StoreError, StoreWriteError
+from store.errors import FacepipeError, StoreError, StoreWriteError
 
 if TYPE_CHECKING:
     from zarr.core.buffer import Buffer
@@ -60,6 +60,18 @@ def rename(source: Path, target: Path) -> None:
     """Rename a folder within the store, durably."""
     os.rename(source, target)
     sync_folder(target.parent)
+
+
+def overwrite(path: Path) -> None:
+    """Put zeros in the place of a file's bytes, unless it is part of a hard-linked copy too."""
+    if not path.is_file() or path.stat().st_nlink > 1:
+        return
+    with path.open("r+b") as file:
+        left = path.stat().st_size
+        while left:
+            left -= file.write(bytes(min(left, 1 << 20)))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def remove_tree(folder: Path) -> None:
@@ -122,7 +134,7 @@ def reporting(path: Path, doing: str) -> Iterator[None]:
     kept = "What was committed before is kept."
     try:
         yield
-    except (StoreError, StoreWriteError):
+    except FacepipeError:
         raise
     except (OSError, sqlite3.Error) as error:
         if _is_full(error):

@@ -49,6 +49,10 @@ class StoreMismatchError(StoreError):
     """The store was made with another pack or other extraction settings."""
 
 
+class CompactedError(StoreError):
+    """Row numbers of an older generation were used."""
+
+
 class ClipIdError(StoreError):
     """A clip id is empty, absolute, climbs out of the store, or holds control characters."""
 

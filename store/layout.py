@@ -8,6 +8,7 @@ from pathlib import Path
 from store.schema import CHUNK_ROWS, CROP_FLUSH_ROWS, CROP_SHARD_ROWS, FLUSH_ROWS, SHARD_ROWS
 
 ARRAYS, NEXT_ARRAYS, OLD_ARRAYS = "arrays.zarr", "arrays.next.zarr", "arrays.old.zarr"
+LAYERS = "layers.zarr"
 INDEX = "index.sqlite"
 
 
@@ -50,6 +51,11 @@ class Paths:
     def old_arrays(self) -> Path:
         """The group that a compaction has replaced and not yet deleted."""
         return self.root / OLD_ARRAYS
+
+    @property
+    def layers(self) -> Path:
+        """The group of arrays that were made later, see layers.py."""
+        return self.root / LAYERS
 
     @property
     def index(self) -> Path:

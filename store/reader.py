@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -16,17 +14,24 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from store import crop_index, lazy
+from store import crop_index, layers, lazy
 from store.arrays import AnyArray, Arrays, read_generation
 from store.crop_index import CropRecord
-from store.errors import ClipNotFoundError, FacepipeError, StoreError, StoreFormatError
+from store.errors import (
+    ClipNotFoundError,
+    CompactedError,
+    StoreError,
+    StoreFormatError,
+)
 from store.index import Index
+from store.layers import Layer
 from store.lazy import LazyArray
 from store.listing import Listing
 from store.opening import Place, locate, open_index, open_paths
 from store.remote import is_url, local_path
 from store.schema import ArraySpec, ClipRecord, Status, array_specs, crop_spec
 from store.select import Choice, select
+from store.telling import readable, told
 
 if TYPE_CHECKING:
     import dask.array
@@ -86,6 +91,11 @@ class Store(Listing):
         return self.place().crop_rows
 
     @property
+    def layers(self) -> dict[str, Layer]:
+        """Arrays that were made later (`pipeline features`), by name; they have no ClipRows."""
+        return layers.layers(self._paths, self.generation)
+
+    @property
     def created(self) -> str:
         """When the store was made, ISO 8601 in UTC."""
         return self._meta.created
@@ -98,7 +108,7 @@ class Store(Listing):
         return found
 
     def __len__(self) -> int:
-        with self._readable():
+        with readable(self.path):
             return self._index.count()
 
     def iter_rows(
@@ -128,7 +138,7 @@ class Store(Listing):
         """
         choice = Choice.of(status, subset, where)
         moved = self.place().moved
-        with self._readable():
+        with readable(self.path):
             yield from select(
                 self._index.connection, columns, choice, moved=moved, by_start=by_start
             )
@@ -172,7 +182,7 @@ class Store(Listing):
             start, stop = record.start or 0, (record.start or 0) + record.frames
             return self._read(place, names, start, stop)
 
-        with self._told(f"the rows of clip {clip!r}"):
+        with told(self.path, f"the rows of clip {clip!r}"):
             return self._patiently(read)
 
     def crops(
@@ -200,14 +210,14 @@ class Store(Listing):
             images = self._read(place, ["crop"], found.start, found.stop)["crop"]
             return np.asarray(found.frames, np.int64), images.astype(np.uint8, copy=False)
 
-        with self._told(f"the crops of clip {clip!r}"):
+        with told(self.path, f"the crops of clip {clip!r}"):
             return self._patiently(read)
 
     def crop_records(self) -> Iterator[CropRecord]:
         """Yield which rows of the array `crop` belong to which frames, in the order of rows."""
         if self.crop_size is not None:
             moved = self.place().moved
-            with self._readable():
+            with readable(self.path):
                 yield from crop_index.by_start(self._index.connection, moved=moved)
 
     def dask(self, name: str) -> dask.array.Array:
@@ -230,8 +240,10 @@ class Store(Listing):
         arrays = self._patiently(lambda: self._opened(self._place()))
         if name == "crop":
             rows, shard = place.crop_rows, arrays.crop_shard_rows
-        else:
+        elif name in arrays.specs:
             rows, shard = place.rows, arrays.shard_rows
+        else:
+            rows, shard = place.rows, self.layers[name].complete(rows=place.rows).shard_rows
         token = tokenize(self._address(), self.created, place.generation, rows)
         return dask.array.from_array(
             LazyArray(self, spec, rows),
@@ -249,7 +261,7 @@ class Store(Listing):
             rows = place.crop_rows if name == "crop" else place.rows
             return self._read(place, [name], start, min(stop, rows))[name]
 
-        with self._told(f"rows {start} to {stop} of {name}"):
+        with told(self.path, f"rows {start} to {stop} of {name}"):
             return self._patiently(read)
 
     # -- how -----------------------------------------------------------------------------------
@@ -301,45 +313,27 @@ class Store(Listing):
 
     def _read(self, place: Place, names: list[str], start: int, stop: int) -> dict[str, AnyArray]:
         arrays = self._opened(place)
-        found = {name: arrays.read(name, start, stop) for name in names}
+        found = {
+            name: arrays.read(name, start, stop)
+            if name in arrays
+            else layers.read(self._paths, self.layers[name], start, stop)
+            for name in names
+        }
         # Had a compaction switched in between, rows of other clips could be among these.
         if read_generation(place.folder) != place.generation:
             raise RuntimeError("the store was compacted during the read")
         return found
 
-    @contextmanager
-    def _told(self, what: str) -> Iterator[None]:
-        """Say in one line what could not be read."""
-        try:
-            yield
-        except FacepipeError:
-            raise
-        except Exception as error:
-            raise StoreError(
-                f"{self.path}: {what} cannot be read: {error}",
-                f"`pipeline store verify {self.path}` names every damaged clip.",
-            ) from error
-
-    @contextmanager
-    def _readable(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.DatabaseError as error:
-            raise StoreFormatError(
-                f"{self._paths.label}/index.sqlite: cannot be read: {error}",
-                f"`pipeline store verify {self.path}` says more.",
-            ) from error
-
     def _patiently(self, read: Callable[[], _T]) -> _T:
         """Try again while a writer may be replacing the very files that are read."""
         for attempt in range(_RETRIES):
             try:
-                with self._readable():
+                with readable(self.path):
                     return read()
             except ClipNotFoundError:
                 raise
             except Exception as error:
-                if attempt == _RETRIES - 1 or isinstance(error, _CompactedError):
+                if attempt == _RETRIES - 1 or isinstance(error, CompactedError):
                     raise
                 self._arrays = None
                 time.sleep(0.01 * 2**attempt)
@@ -348,20 +342,23 @@ class Store(Listing):
     def _check_names(self, names: Sequence[str]) -> None:
         known = [spec.name for spec in self.specs]
         for name in names:
-            if name not in known:
+            if name not in known and name not in self.layers:
                 raise StoreError(
-                    f"{self.path}: holds no array {name!r}; expected one of {', '.join(known)}"
+                    f"{self.path}: holds no array {name!r}; expected one of "
+                    f"{', '.join([*known, *self.layers])}",
+                    "`pipeline features --layer` adds arrays",
                 )
 
     def _spec(self, name: str) -> ArraySpec:
         if name == "crop" and self.crop_size is not None:
             return crop_spec(self.crop_size)
         self._check_names([name])
-        return next(spec for spec in self.specs if spec.name == name)
+        own = next((spec for spec in self.specs if spec.name == name), None)
+        return own or self.layers[name].spec
 
     def _check_generation(self, generation: int) -> None:
         if generation != self.generation:
-            raise _CompactedError(
+            raise CompactedError(
                 f"{self.path}: was compacted since it was opened (generation {self.generation}, "
                 f"now {generation})",
                 "Open it again.",
@@ -395,7 +392,3 @@ class Store(Listing):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["path"])  # type: ignore[misc]
         self.generation = state["generation"]
-
-
-class _CompactedError(StoreError):
-    """Row numbers of an older generation were used."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from store.errors import StoreError, StoreNotFoundError
-from store.layout import ARRAYS, INDEX, NEXT_ARRAYS, OLD_ARRAYS
+from store.layout import ARRAYS, INDEX, LAYERS, NEXT_ARRAYS, OLD_ARRAYS
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)  # one letter would be a drive
 _MANGLED = re.compile(r"[a-z][a-z0-9+.-]+:[/\\]", re.IGNORECASE)
@@ -136,6 +136,11 @@ class RemotePaths:
     def old_arrays(self) -> RemoteFolder:
         """As in `Paths`."""
         return RemoteFolder(self.url) / OLD_ARRAYS
+
+    @property
+    def layers(self) -> RemoteFolder:
+        """As in `Paths`."""
+        return RemoteFolder(self.url) / LAYERS
 
     def release(self) -> None:
         """Delete the copy of the index."""

@@ -24,6 +24,7 @@ from store.errors import (
     StoreMismatchError,
     StoreNotFoundError,
 )
+from store.layers import Layer
 from store.listing import Listing
 from store.mismatch import check_provenance
 from store.reader import Store
@@ -99,6 +100,16 @@ class Stores(Listing):
     def crop_size(self) -> int | None:
         """Side in pixels of the crops; None if the stores hold none."""
         return self.stores[0].crop_size
+
+    @property
+    def layers(self) -> dict[str, Layer]:
+        """Arrays made later that all of the stores have, made alike; as the first has them."""
+        first, *others = (store.layers for store in self.stores)
+        return {
+            name: layer
+            for name, layer in first.items()
+            if all(name in o and o[name].provenance == layer.provenance for o in others)
+        }
 
     @property
     def n_crops(self) -> int:
@@ -188,6 +199,12 @@ class Stores(Listing):
         """
         import dask.array
 
+        own = name == "crop" or any(spec.name == name for spec in self.specs)
+        if not own and any(name in o.layers for o in self.stores) and name not in self.layers:
+            raise StoreMismatchError(
+                f"{self}: layer {name!r} is not in all of them, or was made in different ways",
+                "Run `pipeline features` with the same options on each.",
+            )
         rows = self._crops if name == "crop" else self._rows
         parts = [store.dask(name)[:n] for store, n in zip(self.stores, rows, strict=True)]
         filled = [part for part in parts if part.shape[0]] or parts[:1]

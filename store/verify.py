@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from os import PathLike
 
 from store import crops as clip_crops
+from store import layers
 from store import rows as clip_rows
 from store.arrays import Arrays
 from store.clip_id import check_clip_id
@@ -194,6 +195,7 @@ def _array_problems(
             problems.append("the hash of its rows is not the one in the index")
         for text in problems:
             yield f"clip {record.clip!r}, track {record.track}: {text}"
+    yield from layers.problems(paths, meta.generation, place.rows)
     if arrays.crop_spec is None:
         return
     if arrays.crop_rows < place.crop_rows:

@@ -9,6 +9,7 @@ import numpy as np
 from pipeline.report.charts import Axis, Chart, Mark, span
 from pipeline.report.facts import Facts
 from stages.fit.frames import ClipFrames
+from stages.fit.pooled_base import PooledModel
 from stages.fit.run_folder import frame_sink, make_loader
 from stages.fit.spans import clip_spans
 from stages.fit.trainer import predict
@@ -17,12 +18,15 @@ MOST_POINTS = 240  # on a chart of 480 pixels more could not be seen
 
 
 def told_frames(facts: Facts, clips: Sequence[str]) -> dict[str, ClipFrames]:
-    """Run the model over clips and keep what it says of every frame; {} without a store.
+    """Run the model over clips and keep what it says of every frame.
+
+    {} without a store, and of models that say nothing of single frames.
 
     Clips of which the model reads no frame with a face are left out.
     """
     found: dict[str, ClipFrames] = {}
-    if facts.source is None:
+    network = facts.run.model
+    if facts.source is None or not facts.tells_frames or isinstance(network, PooledModel):
         return found
     run, spans = facts.run, clip_spans(facts.source)
     wanted = [spans[clip] for clip in dict.fromkeys(clips) if clip in spans]
@@ -30,8 +34,9 @@ def told_frames(facts: Facts, clips: Sequence[str]) -> dict[str, ClipFrames]:
         sink = frame_sink(
             facts.source, spans, run.config, lambda told: found.update({told.clip: told})
         )
-        loader = make_loader(facts.source, wanted, {}, run.config)
-        predict(run.model, loader, run.config.train.batch_size, sink.watch(run.label))
+        with run.with_features(facts.source) as config:
+            loader = make_loader(facts.source, wanted, {}, config)
+            predict(network, loader, config.train.batch_size, sink.watch(run.label))
     return {clip: frames for clip, frames in found.items() if np.isfinite(frames.score).any()}
 
 

@@ -13,8 +13,10 @@ import store
 from stages.fit.bias import Attribute, attribute_sentences, compare_levels, level_columns
 from stages.fit.compare import ALL, Comparison, compare
 from stages.fit.logs import EPOCHS
+from stages.fit.pooled_base import PooledModel
 from stages.fit.run import BASELINE, Run, RunError, load_run
-from stages.fit.run_folder import LABELS, PREDICTIONS, SPLIT
+from stages.fit.run_files import LABELS, PREDICTIONS, SPLIT
+from stages.fit.run_folder import tells_frames
 from stages.fit.verdict import difference_sentences, subset_sentences
 from store.tables import unguard
 
@@ -37,7 +39,7 @@ class Facts:
         as labelled), prediction, the baseline's prediction, error, off (ranks apart, as a share of
         the held-out clips; NaN elsewhere), subset, and the labels' other columns.
     epochs : DataFrame
-        epoch, train_loss, val_mse, val_src, lr.
+        epoch, train_loss, val_mse, val_src, lr; empty where the model is not trained in epochs.
     labelled : bool
         Whether the run holds its labels; those of facepipe before this page do not.
     """
@@ -53,6 +55,11 @@ class Facts:
     def model(self) -> str:
         """The model's name."""
         return self.run.config.model
+
+    @property
+    def tells_frames(self) -> bool:
+        """Whether the model says something of every frame."""
+        return tells_frames(self.run.config)
 
     @property
     def relative(self) -> bool:
@@ -103,7 +110,10 @@ def read_facts(run_dir: Path, store_path: list[str] | None) -> Facts:
     if store_path or all(Path(p).exists() for p in places if p) and any(places):
         source = store.open(places[0] if len(places) == 1 else places)
         run.check_store(source.provenance)
-    return Facts(run, source, ", ".join(places), clips, _table(run_dir / EPOCHS), labelled)
+    # Models that are not trained in epochs have no such file.
+    trained = run.best_epoch > 0
+    epochs = _table(run_dir / EPOCHS) if trained else pd.DataFrame({"epoch": []})
+    return Facts(run, source, ", ".join(places), clips, epochs, labelled)
 
 
 def _table(path: Path, text: bool = False) -> pd.DataFrame:
@@ -181,7 +191,7 @@ def settings(facts: Facts) -> list[tuple[str, Any]]:
         for part in ("train", "val", "test")
         for t in [facts.clips[facts.clips["part"] == part]]
     )
-    weights = sum(p.numel() for p in run.model.parameters())
+    weights = run.weights
     config = run.config
     options = ", ".join(f"{k} {v}" for k, v in config.model_options.items()) or "all as default"
     return [
@@ -196,7 +206,13 @@ def settings(facts: Facts) -> list[tuple[str, Any]]:
         ("pack", f"{pack.get('name', '')} ({pack.get('fingerprint', '')[:12]}); licence: "
                  f"{pack.get('licence', 'unknown')}"),
         ("extraction", ", ".join(f"{k} {v}" for k, v in recipe.items())),
-        ("training", ", ".join(f"{k} {v}" for k, v in config.train.model_dump().items())),
+        ("training", ", ".join(f"{k} {v}" for k, v in _training(run).items())),
         ("seed", str(config.seed)),
         ("versions", ", ".join(f"{k} {v}" for k, v in versions.items())),
     ]  # fmt: skip
+
+
+def _training(run: Run) -> dict[str, Any]:
+    """Return settings of the training; of a pooled model what it chose on the training clips."""
+    model = run.model
+    return model.strength if isinstance(model, PooledModel) else run.config.train.model_dump()

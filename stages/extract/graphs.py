@@ -187,7 +187,7 @@ def with_appearance(model: Any) -> Any:
         node.output[0] for node in graph.node if node.op_type == "Constant"
     }
     producer = {name: node for node in graph.node for name in node.output}
-    shape_of = _shapes(model)
+    shape_of = shapes(model)
 
     linear = _last_linear(graph.output[0].name, producer, fixed)
     data = next(name for name in linear.input if name and name not in fixed)
@@ -227,8 +227,20 @@ def output_width(model: Any) -> int | None:
     declared = dims(model.graph.output[0])
     if len(declared) == 2 and declared[1] is not None:
         return declared[1]
-    inferred = _shapes(model)(model.graph.output[0].name)
+    inferred = shapes(model)(model.graph.output[0].name)
     return inferred[1] if len(inferred) == 2 else None
+
+
+def with_output(model: Any, tensor: str) -> Any:
+    """Return a copy of a graph with one of its tensors as a further output, the last one."""
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    name = f"{tensor}_output"
+    result.graph.node.append(helper.make_node("Identity", [tensor], [name]))
+    result.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    batch = real_inputs(result)[0].type.tensor_type.shape.dim[0]
+    result.graph.output[0].type.tensor_type.shape.dim[0].CopyFrom(batch)
+    return result
 
 
 def _last_linear(name: str, producer: dict[str, Any], fixed: set[str]) -> Any:
@@ -252,7 +264,7 @@ def _last_linear(name: str, producer: dict[str, Any], fixed: set[str]) -> Any:
     raise PackError("expected a linear layer behind the recognition net's output, found none")
 
 
-def _shapes(model: Any) -> Callable[[str], tuple[int | None, ...]]:
+def shapes(model: Any) -> Callable[[str], tuple[int | None, ...]]:
     """Return a look-up of inferred shapes by tensor name; () where a shape is not known."""
     bare = onnx.ModelProto()
     bare.CopyFrom(model)

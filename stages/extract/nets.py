@@ -41,10 +41,10 @@ def open_nets(
     """
     # On the two small nets OpenVINO is slower (lite: 6.1 ms against 3.9, 0.28 against 0.25).
     small = Device.CPU if device is Device.OPENVINO else device
-    detector, scan = _prepared(graphs.load(pack.detector), 128.0, small)
+    detector, scan = prepared(graphs.load(pack.detector), 128.0, small)
     landmark = graphs.load(pack.landmark)
     side = graphs.dims(graphs.real_inputs(landmark)[0])[3] or 0
-    points, feed = _prepared(landmark, 128.0, small)
+    points, feed = prepared(landmark, 128.0, small)
 
     def session(model: bytes) -> Any:
         return open_session(model, small, threads, flush_denormals=flush_denormals)
@@ -71,12 +71,12 @@ def open_recognition(
     DeviceError
         If the session is not live on that device, or the device does not offer the precision.
     """
-    model, feed = _prepared(with_appearance(graphs.load(pack.recognition)), 127.5, device)
+    model, feed = prepared(with_appearance(graphs.load(pack.recognition)), 127.5, device)
     session = open_session(model, device, threads, precision, flush_denormals)
     return RecognitionNet(session, feed)
 
 
-def _prepared(model: Any, std: float, device: Device) -> tuple[bytes, Feed]:
+def prepared(model: Any, std: float, device: Device) -> tuple[bytes, Feed]:
     """Return a net as it runs best on a device, and what its input looks like."""
     model, feed = unwrapped(model, Feed.normalised(*_scaling(model, std)))
     if device is Device.CPU and platform.machine().lower() in _BLOCKED_LAYOUT:

@@ -18,16 +18,20 @@ from stages.fit.landmarks import LandmarkMode, normalise_landmarks
 class ClipData:
     """One clip in memory: n frames.
 
-    ``appearance`` (n, Da) in the store's dtype (float16 halves the memory), ``landmark`` (n, 136)
+    ``appearance`` (n, Da) in the store's dtype (float16 halves the memory), with the columns of a
+    third stream behind its own where there is one, ``landmark`` (n, 136)
     float32 normalised (float16 would be as coarse as a tracker's jitter), ``valid`` (n,) bool,
-    ``timestamp`` (n,) float64 s. Features of frames that are not valid are 0.
+    ``timestamp`` (n,) float64 s. Features of frames that are not valid are 0. ``widths``: columns
+    of each of the arrays that lie side by side in ``appearance``; () for one. Of models that read
+    pictures, ``appearance`` is (n, S, S, 3) uint8, and ``landmark`` and ``timestamp`` are 0.
     """
 
     clip: str
-    appearance: npt.NDArray[np.floating]
+    appearance: npt.NDArray[Any]
     landmark: npt.NDArray[np.float32]
     valid: npt.NDArray[np.bool_]
     timestamp: npt.NDArray[np.float64]
+    widths: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.valid)
@@ -45,13 +49,15 @@ class Batch:
 
     Attributes
     ----------
-    appearance : (B, T, Da) float32
+    appearance : (B, T, Da) float32, or (B, T, S, S, 3) uint8
     landmark : (B, T, 136) float32
     mask : (B, T) bool
         False for padding and frames without a face; the features are 0 there.
     timestamp : (B, T) float64 seconds, 0 in the padding
     score : (B,) float32, NaN for a clip without label
     clips : clip ids
+    attributes : B mappings from column to word
+        What else the labels say of each clip; empty where nothing is read of it.
     """
 
     appearance: Tensor
@@ -60,6 +66,7 @@ class Batch:
     timestamp: Tensor
     score: Tensor
     clips: tuple[str, ...]
+    attributes: tuple[Mapping[str, str], ...] = ()
 
     def to(self, device: torch.device) -> Batch:
         """Return it on a device; itself where it is there already."""
@@ -85,6 +92,7 @@ def prepare(
     landmarks: LandmarkMode = "clip",
     fps: float | None = None,
     max_frames: int | None = None,
+    widths: tuple[int, ...] = (),
 ) -> ClipData:
     """Turn the rows of a clip, as stored, into what a model reads.
 
@@ -100,6 +108,8 @@ def prepare(
         Common frame rate, see resample_indices; left out, frames are taken as they are.
     max_frames : int, optional
         Longer clips are cut to this many frames around their middle.
+    widths : tuple of int
+        See ClipData.
 
     Returns
     -------
@@ -111,7 +121,8 @@ def prepare(
     kept = np.array(valid[index])
     features = np.array(appearance[index])
     features[~kept] = 0
-    return ClipData(clip, features, np.array(points[index]), kept, np.array(timestamp[index]))
+    times = np.array(timestamp[index])
+    return ClipData(clip, features, np.array(points[index]), kept, times, widths)
 
 
 def frames_read(
@@ -132,6 +143,22 @@ def frames_read(
         middle = slice(first, first + max_frames)
         index = middle if fps is None else index[middle]
     return index
+
+
+def beside(
+    appearance: npt.NDArray[np.floating],
+    extra: npt.NDArray[np.floating],
+    valid: npt.NDArray[np.bool_],
+) -> npt.NDArray[np.floating]:
+    """Put a third stream behind the channels of the appearance: (n, Da), (n, De) -> (n, Da + De).
+
+    What ``extra`` lacks in valid frames becomes the clip's mean of that column, 0 without any.
+    """
+    known = np.isfinite(extra) & valid[:, None]  # (n, De)
+    total = np.where(known, extra, 0).sum(axis=0, dtype=np.float64)
+    mean = total / np.maximum(known.sum(axis=0), 1)
+    filled = np.where(known, extra, mean).astype(extra.dtype)
+    return np.concatenate([appearance, filled], axis=1)
 
 
 def resample_indices(timestamp: npt.NDArray[np.float64], fps: float) -> npt.NDArray[np.intp]:
@@ -180,7 +207,11 @@ def draw(
     return chosen
 
 
-def collate(clips: Sequence[ClipData], scores: Mapping[str, float]) -> Batch:
+def collate(
+    clips: Sequence[ClipData],
+    scores: Mapping[str, float],
+    attributes: Mapping[str, Mapping[str, str]] | None = None,
+) -> Batch:
     """Pad clips to one batch, see Batch.
 
     Here float16 becomes float32, on the way into the batch: one pass over the memory, and Torch's
@@ -196,11 +227,13 @@ def collate(clips: Sequence[ClipData], scores: Mapping[str, float]) -> Batch:
             row[len(array) :].zero_()
         return out
 
+    pictures = clips[0].appearance.dtype == np.uint8
     return Batch(
-        padded([c.appearance for c in clips], torch.float32),
+        padded([c.appearance for c in clips], torch.uint8 if pictures else torch.float32),
         padded([c.landmark for c in clips], torch.float32),
         padded([c.valid for c in clips], torch.bool),
         padded([c.timestamp for c in clips], torch.float64),
         torch.tensor([scores.get(c.clip, np.nan) for c in clips], dtype=torch.float32),
         tuple(c.clip for c in clips),
+        tuple((attributes or {}).get(c.clip, {}) for c in clips),
     )

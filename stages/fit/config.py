@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -20,9 +20,13 @@ from stages.fit import models
 from stages.fit.landmarks import LandmarkMode
 from stages.fit.loader import DEFAULT_BUDGET
 from stages.fit.losses import RankForm
+from stages.fit.pooled_models import POOLED_MODELS, create, default_stream, option_names
 from stages.fit.spans import Stream
 from stages.fit.targets import Normalise
 from store.errors import FacepipeError
+
+SettingsT = TypeVar("SettingsT", bound=BaseModel)
+MEASURED = ("max_frames", "extra_dim")  # options of models that the data settles
 
 
 class ConfigError(FacepipeError, ValueError):
@@ -110,11 +114,16 @@ class FitConfig(BaseModel):
     model: str = "2stcn"
     model_options: dict[str, Any] = Field(default_factory=dict)
     stream: Stream = Field(
-        default="appearance", description="The array that the appearance stream reads"
+        default="appearance",
+        pattern=r"^[\w.-]+( *\+ *[\w.-]+)*$",
+        description="The array that the appearance stream reads; several with + between",
     )
     landmarks: LandmarkMode = Field(default="clip", description="Normalisation, see landmarks.py")
     normalise: Normalise = Field(
         default="none", description="Predict the score relative to its subset, see targets.py"
+    )
+    features: str | None = Field(
+        default=None, description="Folder of an array beside the store, read as a third stream"
     )
     fps: float | None = Field(
         default=None, gt=0, description="Common frame rate; none: as recorded"
@@ -148,7 +157,8 @@ def _keys() -> list[str]:
 
 def keys(model: str = "2stcn") -> list[str]:
     """Every key that can be set, the options of ``model`` among them."""
-    return _keys() + [f"model.{k}" for k in models.options(model) if k != "max_frames"]
+    own = option_names(model) if model in POOLED_MODELS else models.options(model)
+    return _keys() + [f"model.{k}" for k in own if k not in MEASURED]
 
 
 def parse_value(text: str) -> Any:
@@ -184,7 +194,10 @@ def apply_overrides(config: FitConfig, overrides: Iterable[str]) -> FitConfig:
     for key, value in pairs:  # first, since it decides which options there are
         if key == "model":
             data["model"] = value.strip()
-            models.get(data["model"])
+            if data["model"] not in POOLED_MODELS:
+                models.get(data["model"])
+    if data["model"] in POOLED_MODELS and config.stream == FitConfig.model_fields["stream"].default:
+        data["stream"] = default_stream(data["model"])
     valid = keys(data["model"])
     for key, value in pairs:
         name = f"train.{key}" if key in TrainConfig.model_fields else key
@@ -205,16 +218,64 @@ def apply_overrides(config: FitConfig, overrides: Iterable[str]) -> FitConfig:
     return validate(data)
 
 
+def read_settings(kind: type[SettingsT], overrides: Iterable[str]) -> SettingsT:
+    """Build flat settings from texts of the form ``key=value``.
+
+    Raises
+    ------
+    ConfigError
+        Not key=value, a key that does not exist (names the nearest), or an impossible value.
+    """
+    data: dict[str, Any] = {}
+    for text in overrides:
+        key, equals, value = (part.strip() for part in text.partition("="))
+        if not equals or not key:
+            raise ConfigError(f"'{text}' is not of the form key=value", "for example seed=1")
+        if key not in kind.model_fields:
+            near = get_close_matches(key, kind.model_fields, n=1, cutoff=0.4)
+            raise ConfigError(
+                f"there is no setting '{key}'" + (f"; did you mean '{near[0]}'?" if near else ""),
+                f"settings: {', '.join(kind.model_fields)}",
+            )
+        data[key] = parse_value(value)
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        raise _impossible(error) from None
+
+
+def _impossible(error: ValidationError) -> ConfigError:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return ConfigError(
+        f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}, found {first['input']!r}",
+        "settings are given as --set key=value",
+    )
+
+
 def validate(data: dict[str, Any]) -> FitConfig:
     """Build a configuration from plain data; ConfigError names the first bad setting."""
     try:
         config = FitConfig.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(
-            f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}, found {first['input']!r}",
-            "settings are given as --set key=value",
-        ) from None
-    models.check_options(config.model, config.model_options)
+        raise _impossible(error) from None
+    check_options(config)
     return config
+
+
+def check_options(config: FitConfig) -> None:
+    """Raise ModelError for an unknown model, an option that it lacks, or an impossible value.
+
+    ConfigError for further features that the model would not look at.
+    """
+    if config.model not in POOLED_MODELS:
+        models.check_options(config.model, config.model_options)
+        if config.features is not None:
+            models.check_third_stream(config.model)
+        return
+    create(config.model, **config.model_options)
+    if config.features is not None and config.model_options.get("streams") == "landmarks":
+        raise ConfigError(
+            f"{config.model} on the landmarks alone would not read {config.features}",
+            "leave out model.streams=landmarks, or features",
+        )

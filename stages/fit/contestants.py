@@ -16,9 +16,10 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from stages.fit import models
-from stages.fit.config import ConfigError, FitConfig, apply_overrides, validate
-from stages.fit.pooled import POOLED, PooledRegressor
+from stages.fit.config import ConfigError, FitConfig, apply_overrides, check_options, validate
+from stages.fit.pooled_models import POOLED_MODELS, WITHOUT_ORDER, create, default_stream
 from stages.fit.spaces import Search
+from store.companion import open_companion
 
 Kind = Literal["network", "pooled", "attributes", "constant"]
 MEANPOOL, ATTRIBUTES, CONSTANT = "meanpool", "attributes only", "constant"
@@ -54,8 +55,9 @@ class Contestant:
 
     @property
     def tells_frames(self) -> bool:
-        """Whether what it says of frames is kept: it is a network, and they are in order."""
-        return self.kind == "network" and not self.shuffled
+        """Whether what it says of frames is kept: a network that reads them, in their order."""
+        reads = models.pictures(self.config.model, self.config.model_options) is None
+        return self.kind == "network" and reads and not self.shuffled
 
     def in_disorder(self) -> Contestant:
         """Itself on shuffled frames."""
@@ -78,15 +80,17 @@ class Contestant:
         for key, value in settings.items():
             section, _, leaf = key.partition(".")
             data["model_options" if section == "model" else section][leaf] = value
-        # A pooled model checks its options itself.
-        config = validate(data) if self.kind == "network" else FitConfig.model_validate(data)
-        return Contestant(self.name, self.kind, config, self.shuffled)
+        return Contestant(self.name, self.kind, validate(data), self.shuffled)
 
     def settings(self) -> dict[str, Any]:
         """Everything that its predictions hang on, as JSON types."""
         config = self.config.model_dump(
             mode="json", exclude={"bootstrap", "budget", "normalise", "seed"}
         )
+        if self.config.features is None:
+            del config["features"]  # as it was before there were any
+        else:
+            config["features"] = open_companion(self.config.features).about
         told = {"kind": self.kind, "shuffled": self.shuffled, "config": config}
         return told | ({"search": self.search.told(self.config)} if self.search else {})
 
@@ -100,8 +104,8 @@ def choose_contestants(
     """Return the contestants for the models asked for, and the baselines that always stand by.
 
     The models stand first, with ``search`` each of them tuned as well; then each by itself on
-    shuffled frames (but for ``meanpool``, which does not see their order), then ``meanpool``, the
-    attributes if there are any, and the constant.
+    shuffled frames (but for those that do not see their order, such as time averages), then
+    ``meanpool``, the attributes if there are any, and the constant.
 
     Parameters
     ----------
@@ -130,18 +134,21 @@ def choose_contestants(
     refused: list[models.ModelError] = []
     chosen: list[Contestant] = []
     for name in names:
-        if name in POOLED:
+        if name in POOLED_MODELS:
             options: dict[str, Any] = {}
             for text in sorted(own, key=lambda t: "regressor" not in t):  # it decides on others
                 key, _, value = text.strip().removeprefix("model.").partition("=")
                 try:
-                    PooledRegressor(name, 0, **{**options, key: value})
+                    create(name, 0, **{**options, key: value})
                 except models.ModelError as error:
                     refused.append(error)
                 else:
                     options[key] = value
                     taken.add(text)
             config = base.model_copy(update={"model": name, "model_options": options})
+            check_options(config)
+            if not any(text.partition("=")[0].strip() == "stream" for text in plain):
+                config = config.model_copy(update={"stream": default_stream(name)})
             chosen.append(Contestant(name, "pooled", config))
         elif name in models.names():
             has = models.options(name)
@@ -150,7 +157,7 @@ def choose_contestants(
             config = apply_overrides(FitConfig(model=name), [*plain, *mine])
             chosen.append(Contestant(name, "network", config))
         else:
-            known = ", ".join([*models.names(), *POOLED])
+            known = ", ".join([*models.names(), *POOLED_MODELS])
             raise models.ModelError(f"there is no model named '{name}'", f"known models: {known}")
     left = [text for text in own if text not in taken]
     if left:
@@ -161,9 +168,15 @@ def choose_contestants(
     return [
         *chosen,
         *([c.tuned(search) for c in chosen] if search else []),
-        *(c.in_disorder() for c in chosen if c.name != MEANPOOL),
+        *(c.in_disorder() for c in chosen if _sees_order(c)),
         *standing(base, attributes, MEANPOOL in names),
     ]
+
+
+def _sees_order(contestant: Contestant) -> bool:
+    if contestant.kind == "network":
+        return models.get(contestant.config.model).sees_order
+    return contestant.name not in WITHOUT_ORDER
 
 
 def standing(

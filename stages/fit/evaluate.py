@@ -20,6 +20,8 @@ from stages.fit.explain import (
     write_frames,
     write_links,
 )
+from stages.fit.fold_runs import run_folds
+from stages.fit.provenance import versions
 from stages.fit.report import (
     REPORT,
     check_folder,
@@ -28,9 +30,10 @@ from stages.fit.report import (
     write_tables,
     write_text,
 )
-from stages.fit.run import versions
 from stages.fit.spaces import Search
-from stages.fit.study import Design, Echo, Study, run_folds
+from stages.fit.study import Design, Echo, Study
+from stages.fit.tasks import Accuracy
+from stages.fit.tasks_report import accuracies, tasks_text, write_tasks
 from stages.fit.tuned import chosen_text, optimism
 
 FoldDone = Callable[[str, int, int], None]
@@ -50,6 +53,8 @@ class Evaluated:
     study : Study
     links : list of Link
         What attention goes with; empty unless that was asked for.
+    tasks : dict of list of Accuracy
+        By contestant, what its tasks beside the score came to; only contestants that have some.
     """
 
     folder: Path
@@ -58,6 +63,7 @@ class Evaluated:
     predictions: dict[str, npt.NDArray[np.float64]]
     study: Study
     links: list[Link] = field(default_factory=list)
+    tasks: dict[str, list[Accuracy]] = field(default_factory=dict)
 
 
 def evaluate(
@@ -137,6 +143,7 @@ def evaluate(
     text = report_text(
         study, evaluated.comparison, evaluated.asked, "Evaluation", lead, after=section
     )
+    text += tasks_text(evaluated.tasks)
     write_text(folder / REPORT, text)
     return evaluated
 
@@ -202,4 +209,7 @@ def run_study(
     )
     write_tables(folder, comparison)
     write_predictions(folder, study, target, predictions)
-    return Evaluated(folder, comparison, asked, predictions, study)
+    tasks = {c.name: accuracies(study, folder, c) for c in contestants}
+    tasks = {name: found for name, found in tasks.items() if found}
+    write_tasks(folder, tasks)
+    return Evaluated(folder, comparison, asked, predictions, study, tasks=tasks)

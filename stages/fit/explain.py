@@ -19,11 +19,12 @@ import pandas as pd
 from stages.fit.bootstrap import draw_weights, draws, group_codes, interval
 from stages.fit.compare import Estimate
 from stages.fit.contestants import Contestant
+from stages.fit.fold_runs import StudyError, frames_file
 from stages.fit.frames import ClipFrames, csv_writer, load_frames
 from stages.fit.geometry import Geometry, measure_geometry
 from stages.fit.metrics import spearman
 from stages.fit.report import estimate_text, markdown_table
-from stages.fit.study import Study, StudyError, frames_file
+from stages.fit.study import Study
 from store.tables import write_csv
 
 FloatArray = npt.NDArray[np.float64]

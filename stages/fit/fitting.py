@@ -56,9 +56,12 @@ def train_network(
         ``options`` build the same network again, with other weights.
     """
     with reproducible(seed):
-        options = models.complete(config.model, config.model_options, longest)
-        model = models.create(config.model, **options)
-        model.set_statistics(train_clips.statistics())
+        given = config.model_options
+        if "appearance_dim" in models.options(config.model):
+            given = {"appearance_dim": sum(train_clips.widths), **given}
+        options = models.complete(config.model, given, longest, train_clips.extra_width)
+        options = models.get(config.model).settle(options, train_clips.attributes)
+        model = _new(config, options, train_clips)
         result = train(model, train_clips, val_clips, config.train, seed, progress, checkpoint)
     return model, options, result
 
@@ -74,9 +77,16 @@ def refit_network(
 ) -> models.TemporalModel:
     """Train a new network of those options on all clips given, see trainer.refit."""
     with reproducible(seed):
-        model = models.create(config.model, **options)
-        model.set_statistics(clips.statistics())
+        model = _new(config, options, clips)
         refit(model, clips, epochs, config.train, seed, progress, checkpoint)
+    return model
+
+
+def _new(config: FitConfig, options: dict[str, Any], clips: ClipLoader) -> models.TemporalModel:
+    """Build a network that is ready to be trained on those clips."""
+    model = models.create(config.model, **options)
+    model.set_statistics(clips.statistics())
+    model.start()
     return model
 
 
@@ -93,6 +103,20 @@ def predict_scores(
     for loader in loaders:
         clips, p, _ = predict(model, loader, config.train.batch_size, watch)
         found |= zip(clips, (p.double() * label.sd + label.mean).tolist(), strict=True)
+    return found
+
+
+def predict_classes(
+    model: models.TemporalModel, loader: ClipLoader, config: FitConfig
+) -> dict[str, dict[str, str]]:
+    """Return the likeliest class by task and clip id; {} for a model of the score alone."""
+    tasks = model.tasks()
+    found: dict[str, dict[str, str]] = {task: {} for task in tasks}
+    for batch in loader.batches(config.train.batch_size) if tasks else ():
+        told = model.predict(batch.appearance, batch.landmark, batch.mask, batch.timestamp)
+        for task, classes in tasks.items():
+            best = told.classes[task].argmax(dim=1).tolist()
+            found[task] |= {c: classes[k] for c, k in zip(batch.clips, best, strict=True)}
     return found
 
 

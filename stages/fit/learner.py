@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +15,7 @@ from stages.fit.checkpoint import CheckpointError, Snapshot, equal, named
 from stages.fit.config import ConfigError, TrainConfig
 from stages.fit.guard import not_finite
 from stages.fit.loader import ClipLoader
-from stages.fit.losses import total_loss
-from stages.fit.models import TemporalModel
+from stages.fit.models import Prediction, TemporalModel
 
 EpochRow = dict[str, float]
 
@@ -38,6 +38,19 @@ class Average:
         decay = min(self.decay, self.steps / (self.steps + 9))  # young averages forget sooner
         with torch.no_grad():
             torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - decay)
+            now = running(model)
+            for name, kept in running(self.model).items():
+                kept.copy_(now[name])
+
+
+def running(model: nn.Module) -> dict[str, Tensor]:
+    """Return the statistics that batch normalisation keeps while training: averages already."""
+    return {
+        f"{prefix}.{name}": buffer
+        for prefix, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        for name, buffer in module.named_buffers(recurse=False)
+    }
 
 
 def learning_rate(config: TrainConfig, epoch: int) -> float:
@@ -83,14 +96,9 @@ class Learner:
         self._optimiser = torch.optim.AdamW(
             model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
         )
-        self._score: Callable[[Batch], Tensor] = self._plain_score
+        self._network: Callable[..., Prediction] = self.model
         if config.compile:
-            compiled = torch.compile(model, dynamic=True)
-            self._score = lambda b: compiled(b.appearance, b.landmark, b.mask, b.timestamp).score
-
-    def _plain_score(self, batch: Batch) -> Tensor:
-        prediction = self.model(batch.appearance, batch.landmark, batch.mask, batch.timestamp)
-        return prediction.score  # type: ignore[no-any-return]
+            self._network = torch.compile(model, dynamic=True)
 
     def run_epoch(self, clips: ClipLoader, seed: int) -> EpochRow:
         """Train on every clip once; returns the epoch's number, mean loss, gradient norm and lr.
@@ -127,10 +135,10 @@ class Learner:
         config = self.config
         self._optimiser.zero_grad()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=config.amp):
-            p = self._score(batch)  # (B,)
-        loss = total_loss(
-            p.float(), batch.score, config.alpha, config.delta, config.loss, plcc=config.plcc
-        )
+            told = self._network(batch.appearance, batch.landmark, batch.mask, batch.timestamp)
+        classes = {task: values.float() for task, values in told.classes.items()}
+        told = replace(told, score=told.score.float(), classes=classes)
+        loss = self.model.loss(told, batch, config)
         if not bool(torch.isfinite(loss)):
             raise not_finite("loss", self.epoch, self.model, batch)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -160,7 +168,8 @@ class Learner:
         CheckpointError
             It was taken with features of other statistics, or of another network.
         """
-        buffers = {name: b.cpu() for name, b in self.model.named_buffers()}
+        moving = running(self.model)
+        buffers = {n: b.cpu() for n, b in self.model.named_buffers() if n not in moving}
         weights = saved.part("model")
         if not equal(
             {n: b for n, b in buffers.items() if n in weights},

@@ -14,10 +14,13 @@ import dask
 import numpy as np
 import torch
 
-from stages.fit.batches import Batch, ClipData, collate, draw, prepare
+from stages.fit.batches import Batch, ClipData, beside, collate, draw, prepare
 from stages.fit.landmarks import LandmarkMode
 from stages.fit.models import StreamStatistics
-from stages.fit.spans import ClipSpan, FeatureStore, Stream, group_blocks
+from stages.fit.spans import ClipSpan, FeatureStore, Stream, arrays_of, group_blocks
+from stages.fit.tasks import Attributes
+from store.companion import Companion
+from store.schema import EMBEDDING_DIM
 
 DEFAULT_BUDGET = 2 * 1024**3
 # Larger ones read no more rows a second (docs/loading.md) and mix fewer places of the store.
@@ -63,8 +66,9 @@ class ClipLoader:
         Which clips, in any order.
     scores : mapping of clip id to float
         Labels; NaN in the batch for clips that have none.
-    stream : "appearance" or "embedding"
-        The store's array that the appearance stream reads.
+    stream : str
+        The store's arrays that the appearance stream reads side by side, with + between:
+        appearance, embedding, names of layers. A frame of which one has no features is not valid.
     landmarks : "clip", "frame" or "none"
         See normalise_landmarks.
     fps : float, optional
@@ -74,10 +78,21 @@ class ClipLoader:
     budget : Budget, optional
         Bytes that may stay in memory; left out, DEFAULT_BUDGET for this loader.
     block_rows : int
-        Rows that a block spans at most, unless one clip has more.
+        Rows that a block spans at most, unless one clip has more; fewer where they are wider than
+        512 columns.
     change : callable, optional
         Applied to every clip that is read, for example to put its frames in another order; the same
         clip must come out the same every time.
+    attributes : mapping of clip id to words by column, optional
+        What else the labels say, for models of several tasks; goes into the batches as it is.
+    extra : Companion, optional
+        An array beside the store: its columns come behind those of the appearance. Where it has no
+        value in a frame with a face, that is the clip's mean of the column, or 0.
+
+    Raises
+    ------
+    StoreMismatchError
+        ``extra`` lies beside another store.
     """
 
     def __init__(
@@ -93,11 +108,21 @@ class ClipLoader:
         budget: Budget | None = None,
         block_rows: int = BLOCK_ROWS,
         change: Callable[[ClipData], ClipData] | None = None,
+        attributes: Attributes | None = None,
+        extra: Companion | None = None,
     ) -> None:
         self.clips = sorted(clips, key=attrgetter("start"))
         self.scores = dict(scores or {})
-        self.blocks = group_blocks(self.clips, block_rows)
-        self._arrays = [source.dask(n) for n in (stream, "landmark", "valid", "timestamp")]
+        words = attributes or {}
+        self.attributes = {s.clip: words[s.clip] for s in self.clips if s.clip in words}
+        features = [source.dask(name) for name in arrays_of(stream)]
+        self.widths = tuple(int(array.shape[1]) for array in features)
+        wider = max(sum(self.widths) / EMBEDDING_DIM, 1.0)  # wide layers: as many bytes, fewer rows
+        self.blocks = group_blocks(self.clips, max(int(block_rows / wider), 1))
+        self.extra_width = 0 if extra is None else len(extra.columns)
+        beyond = [] if extra is None else [extra.dask()]
+        rest = (source.dask(name) for name in ("landmark", "valid", "timestamp"))
+        self._arrays = [*features, *beyond, *rest]
         self._landmarks: LandmarkMode = landmarks
         self._fps = fps
         self._max_frames = max_frames
@@ -113,27 +138,42 @@ class ClipLoader:
         """Read one block, or take it from memory."""
         if block in self._kept:
             return self._kept[block]
-        spans = self.blocks[block]
-        low = spans[0].start
-        high = max(s.start + s.frames for s in spans)
-        # In the loader's own thread: more of them beside the model's took up to twice the CPU time
-        # for the same rows, and Zarr fetches the chunks of an array concurrently anyway.
-        arrays = dask.compute(*(a[low:high] for a in self._arrays), scheduler="synchronous")
-        clips = []
-        for span in spans:
-            rows = slice(span.start - low, span.start - low + span.frames)
-            clip = prepare(
-                span.clip,
-                *(a[rows] for a in arrays),
-                landmarks=self._landmarks,
-                fps=self._fps,
-                max_frames=self._max_frames,
-            )
-            clips.append(clip if self._change is None else self._change(clip))
+        clips = self._fetch(self.blocks[block])
         size = sum(c.nbytes for c in clips)
         if self._budget.take(size):
             self._taken += size
             self._kept[block] = clips
+        return clips
+
+    def _fetch(self, spans: Sequence[ClipSpan]) -> list[ClipData]:
+        """Read the clips of one block from the store."""
+        low = spans[0].start
+        high = max(s.start + s.frames for s in spans)
+        # In the loader's own thread: more of them beside the model's took up to twice the CPU time
+        # for the same rows, and Zarr fetches the chunks of an array concurrently anyway.
+        read = dask.compute(*(a[low:high] for a in self._arrays), scheduler="synchronous")
+        *parts, landmark, valid, timestamp = read
+        features, beyond = parts[: len(self.widths)], parts[len(self.widths) :]
+        whole = features[0] if len(features) == 1 else np.concatenate(features, axis=1)
+        for part in features:  # layers may be of some frames only
+            valid = valid & np.isfinite(part[:, 0])
+        widths = (*self.widths, self.extra_width) if beyond else self.widths
+        clips = []
+        for span in spans:
+            rows = slice(span.start - low, span.start - low + span.frames)
+            appearance = whole[rows]
+            clip = prepare(
+                span.clip,
+                beside(appearance, beyond[0][rows], valid[rows]) if beyond else appearance,
+                landmark[rows],
+                valid[rows],
+                timestamp[rows],
+                landmarks=self._landmarks,
+                fps=self._fps,
+                max_frames=self._max_frames,
+                widths=widths,
+            )
+            clips.append(clip if self._change is None else self._change(clip))
         return clips
 
     def release(self) -> None:
@@ -182,7 +222,11 @@ class ClipLoader:
         """
         chosen = self._shuffled(batch_size, seed, epoch, bucket)
         for clips in chosen if shuffle else self._in_order(batch_size):
-            yield collate(clips, self.scores)
+            yield self._collate(clips, (seed, epoch) if shuffle else None)
+
+    def _collate(self, clips: list[ClipData], training: tuple[int, int] | None) -> Batch:
+        """Make one batch; ``training`` is the seed and epoch of a shuffled one."""
+        return collate(clips, self.scores, self.attributes)
 
     def _shuffled(
         self, batch_size: int, seed: int, epoch: int, bucket: int

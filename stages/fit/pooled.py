@@ -10,21 +10,20 @@ read of both, see papers.md; the choice of statistics and of regressors is ours.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from functools import partial
-from typing import Any, Self, get_args
+from collections.abc import Mapping
+from typing import Any, get_args
 
 import numpy as np
-import numpy.typing as npt
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import Ridge, RidgeCV
 from sklearn.model_selection import GridSearchCV, KFold
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 
 from stages.fit.batches import ClipData
 from stages.fit.models.base import Description, ModelError, choose, source_of
+from stages.fit.plain import Arrays, Linear, Plain, packed, plain, unpacked
+from stages.fit.pooled_base import INNER_FOLDS, PooledModel, Sample
 from stages.fit.summaries import FloatArray, Streams, statistics, time_average
 
 POOLED: tuple[str, ...] = ("meanpool", "statpool")
@@ -39,9 +38,14 @@ SVR_GRID = {"c": (1.0, 3.0, 10.0), "gamma": (0.3, 1.0)}
 EPSILON = 0.1
 # What sets how strongly a regressor is regularised; it is not chosen then.
 STRENGTHS = {"ridge": ("alpha",), "svr": ("c", "epsilon", "gamma"), "boosting": ("rate", "leaves")}
-INNER_FOLDS = 3
 # Its time grows with the square of the clips: so many at most choose C and width, all are fitted.
 SVR_CHOICE = 1500
+
+
+def option_names(kind: str) -> tuple[str, ...]:
+    """Return the options that one of them takes, with one regressor or another."""
+    strengths = (option for regressor in REGRESSORS[kind] for option in STRENGTHS[regressor])
+    return ("regressor", "streams", *strengths)
 
 
 def describe(name: str) -> Description:
@@ -49,7 +53,7 @@ def describe(name: str) -> Description:
     return Description(name, SUMMARIES[name], source_of(__doc__ or ""))
 
 
-class PooledRegressor:
+class PooledRegressor(PooledModel):
     """Regression on one vector a clip; stills are clips of one frame.
 
     The clips are standardised column by column and their labels to mean 0 and deviation 1, from the
@@ -90,87 +94,47 @@ class PooledRegressor:
     """
 
     def __init__(self, kind: str, seed: int = 0, **options: Any) -> None:
-        self.kind = choose("kind", kind, POOLED)
-        self.seed = seed
-        self.regressor = choose(
-            "regressor", options.pop("regressor", "ridge"), REGRESSORS[self.kind]
-        )
+        super().__init__(choose("kind", kind, POOLED), seed)
+        self.regressor = choose("regressor", options.pop("regressor", "ridge"), REGRESSORS[kind])
         streams = options.pop("streams", "both")
-        strengths = STRENGTHS[self.regressor]
-        unknown = sorted(set(options) - set(strengths))
-        if unknown:
+        for option in sorted(set(options) - set(STRENGTHS[self.regressor])):
+            more = "; ".join(f"with {r} {', '.join(STRENGTHS[r])}" for r in REGRESSORS[kind])
             raise ModelError(
-                f"model '{kind}' has no option '{unknown[0]}'",
-                f"options of {kind} with {self.regressor}: regressor, streams, "
-                + ", ".join(strengths),
+                f"model '{kind}' has no option '{option}' with {self.regressor}",
+                f"options of {kind}: regressor, streams; {more}",
             )
         self._given = {name: _positive(name, value) for name, value in options.items()}
         choose("streams", streams, get_args(Streams))
         self._streams: Streams = streams
-        self._summary: Callable[[ClipData, Streams], list[FloatArray]] = (
-            time_average if self.kind == "meanpool" else statistics
-        )
-        self._model: Any = None
-        self._label = (0.0, 1.0)
-        self.strength: dict[str, float] = {}
+        self._mean = self._factor = np.zeros(0)
+        self._value: Plain = Linear(np.zeros(0), np.zeros(1))
 
-    def _features(self, clips: Iterable[ClipData]) -> tuple[FloatArray, list[int]]:
-        """(n, D), one row a clip, NaN for one without a valid frame; columns of each block."""
-        rows: list[FloatArray] = []
-        sizes: list[int] = []
-        for clip in clips:
-            blocks = self._summary(clip, self._streams)
-            sizes = [len(block) for block in blocks]
-            rows.append(np.concatenate(blocks))
-        return np.stack(rows) if rows else np.zeros((0, 0)), sizes
+    def _summarise(self, clip: ClipData) -> list[FloatArray]:
+        summary = time_average if self.name == "meanpool" else statistics
+        return summary(clip, self._streams)
 
-    def fit(self, clips: Iterable[ClipData], score: npt.ArrayLike) -> Self:
-        """Fit on n clips and their labels; clips without a valid frame are left out.
+    def _fit(self, sample: Sample) -> None:
+        scaler = StandardScaler().fit(sample.x)
+        self._mean = np.asarray(scaler.mean_, np.float64)
+        self._factor = _weights(sample.sizes) / np.asarray(scaler.scale_, np.float64)
+        estimator = self._estimator(sample.x.shape[1], len(sample.x))
+        estimator.fit((sample.x - self._mean) * self._factor, sample.target)
+        self.strength = _strength(estimator)
+        best = estimator.best_estimator_ if isinstance(estimator, GridSearchCV) else estimator
+        self._value = plain(best)
 
-        Parameters
-        ----------
-        clips : n clips
-        score : (n,) float, label units
+    def _predict(self, x: FloatArray) -> FloatArray:
+        return self._value((x - self._mean) * self._factor)
 
-        Raises
-        ------
-        ValueError
-            Other than n labels, a label that is not finite, or fewer than 3 clips with a face.
-        """
-        x, sizes = self._features(clips)
-        y = np.asarray(score, np.float64)
-        if y.shape != (len(x),):
-            raise ValueError(f"score must be ({len(x)},) as there are so many clips, not {y.shape}")
-        if not np.isfinite(y).all():
-            raise ValueError("every label must be finite")
-        seen = np.isfinite(x).all(axis=1)
-        x, y = x[seen], y[seen]
-        if len(x) < INNER_FOLDS:
-            raise ValueError(f"at least {INNER_FOLDS} clips with a face are needed, not {len(x)}")
-        self._label = (float(y.mean()), float(y.std()) or 1.0)
-        target = (y - self._label[0]) / self._label[1]
-        balanced = FunctionTransformer(partial(np.multiply, _weights(sizes)))
-        estimator = self._estimator(x.shape[1], len(x))
-        self._model = make_pipeline(StandardScaler(), balanced, estimator).fit(x, target)
-        self.strength = _strength(self._model[-1])
-        return self
+    def state(self) -> tuple[dict[str, Any], Arrays]:
+        """Return scaling and regressor."""
+        kinds, arrays = packed({"regressor": self._value})
+        return {"kinds": kinds}, {**arrays, "mean": self._mean, "factor": self._factor}
 
-    def predict(self, clips: Iterable[ClipData]) -> FloatArray:
-        """(n,) predictions in label units; the mean label for a clip without a valid frame.
-
-        Raises
-        ------
-        RuntimeError
-            Before ``fit``.
-        """
-        if self._model is None:
-            raise RuntimeError(f"{self.kind} must be fitted before it can predict")
-        x, _ = self._features(clips)
-        seen = np.isfinite(x).all(axis=1)
-        result = np.zeros(len(x))
-        if seen.any():
-            result[seen] = self._model.predict(x[seen])
-        return result * self._label[1] + self._label[0]
+    def restore(self, told: Mapping[str, Any], arrays: Arrays) -> None:
+        """Become the fitted model that ``state`` described."""
+        self._value = unpacked(told["kinds"], arrays)["regressor"]
+        self._mean, self._factor = arrays["mean"], arrays["factor"]
 
     def _estimator(self, columns: int, rows: int) -> Any:
         given = self._given

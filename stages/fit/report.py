@@ -15,7 +15,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from stages.fit.compare import ALL, Comparison, Estimate, Row
-from stages.fit.study import Study, StudyError
+from stages.fit.fold_runs import StudyError
+from stages.fit.study import Study
 from stages.fit.verdict import difference_sentences, p_value, span, subset_sentences
 from store.printable import printable
 from store.tables import write_csv

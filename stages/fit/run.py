@@ -2,60 +2,58 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import platform
-from collections.abc import Callable, Sequence
-from contextlib import closing
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 import store
 from stages.fit import models
 from stages.fit.baselines import time_average_ridge
-from stages.fit.config import FitConfig
-from stages.fit.fitting import predict_scores, refit_network, train_network
+from stages.fit.config import FitConfig, check_options
+from stages.fit.contestants import MEANPOOL
+from stages.fit.dynamics.features import keep_generator
+from stages.fit.fit_parts import Parts, fit_network, fit_pooled
 from stages.fit.frames import ClipFrames
 from stages.fit.labels import Labels, read_labels
-from stages.fit.learner import EpochRow, device_of
+from stages.fit.learner import device_of
 from stages.fit.loader import Budget, ClipLoader
-from stages.fit.logs import EpochLogs, check_tensorboard
+from stages.fit.logs import check_tensorboard
 from stages.fit.metrics import Metrics, measure
+from stages.fit.pooled_models import POOLED_MODELS
 from stages.fit.protocol import PARTS, split_groups
-from stages.fit.run_folder import (
+from stages.fit.provenance import StorePath, identity_of, provenance_of
+from stages.fit.run_files import (
+    FEATURES,
     LABELS,
     METRICS,
     PREDICTIONS,
     PROVENANCE,
     SPLIT,
-    Run,
     RunError,
+    write_json,
+)
+from stages.fit.run_folder import (
+    Run,
+    check_tells_frames,
     frame_sink,
     load_run,
     make_loader,
     newest_run,
-    save_model,
-    write_json,
 )
 from stages.fit.spans import FeatureStore, clip_spans
 from stages.fit.targets import Target
+from stages.fit.tasks import Accuracy, accuracy_of, attributes_of
 from stages.fit.trainer import LabelScale, Progress
-from stages.fit.unfinished import Identity, at_work, check_new
+from stages.fit.unfinished import at_work, check_new
 from store.tables import write_csv
 
 __all__ = ["FitResult", "Run", "RunError", "fit", "load_run", "newest_run"]
 
-# One store, or several that are read as one.
-StorePath = str | os.PathLike[str] | Sequence[Path] | list[str]
 BASELINE = "time_average_ridge"
-VERSIONED = ("torch", "numpy", "scipy", "scikit-learn", "dask", "zarr", "safetensors")
 
 
 @dataclass(frozen=True)
@@ -72,10 +70,13 @@ class FitResult:
         Of ridge regression on time-averaged features, on the same test clips.
     best_epoch : int
     epochs : list of per-epoch metrics
+        0 and empty where the model is not trained in epochs.
     labels : Labels
     raw : tuple of Metrics, or None
         Where the target is relative to its subset: the test predictions of the model and of the
         baseline against the scores as they are (the errors are between different units).
+    tasks : list of Accuracy
+        Of each task beside the score, on the test clips; empty for models of the score alone.
     """
 
     run_dir: Path
@@ -86,6 +87,7 @@ class FitResult:
     epochs: list[dict[str, float]]
     labels: Labels
     raw: tuple[Metrics, Metrics] | None = None
+    tasks: list[Accuracy] = field(default_factory=list)
 
 
 def fit(
@@ -159,7 +161,9 @@ def fit_from(
     if config.train.tensorboard:
         check_tensorboard()
     device_of(config.train)
-    models.check_options(config.model, config.model_options)
+    check_options(config)
+    if take is not None:
+        check_tells_frames(config)
     spans = clip_spans(source)
     labels = read_labels(labels_path, spans)
     for line in [*labels.warnings, *labels.notes]:
@@ -183,54 +187,36 @@ def fit_from(
     label = LabelScale.of(parts["train"]["target"].tolist())
     budget = Budget(config.budget)
 
-    def loader_of(t: pd.DataFrame) -> ClipLoader:
+    words = attributes_of(labels.frame) if models.has_tasks(config.model) else None
+
+    def loader_of(t: pd.DataFrame, of: FitConfig = config) -> ClipLoader:
         scores = ((t["target"] - label.mean) / label.sd).tolist()
         labelled = dict(zip(t["clip"], scores, strict=True))
-        return make_loader(source, [spans[c] for c in t["clip"]], labelled, config, budget)
+        chosen = [spans[c] for c in t["clip"]]
+        return make_loader(source, chosen, labelled, of, budget, attributes=words)
 
     loaders = {part: loader_of(t) for part, t in parts.items()}
-    identity = _identity(source, config, labels)
+    read = loaders
+    if models.pictures(config.model, config.model_options):  # the baseline reads features
+        plain = config.model_copy(update={"model": MEANPOOL, "model_options": {}})
+        read = {part: loader_of(t, plain) for part, t in parts.items()}
+    identity = identity_of(source, config, labels)
     with at_work(target, identity, overwrite, echo) as work:
-        longest = max(loader.longest() for loader in loaders.values())
-        with closing(EpochLogs(target, config.train.tensorboard)) as logs:
-
-            def log(row: EpochRow) -> None:
-                logs.epoch(row)
-                if progress is not None:
-                    progress(row)
-
-            model, options, result = train_network(
-                config,
-                loaders["train"],
-                loaders["val"],
-                longest,
-                config.seed,
-                log,
-                work.checkpoint("train"),
-            )
+        rival = time_average_ridge([read["train"], read["val"]], read["test"])
+        if read is not loaders:
+            for loader in read.values():
+                loader.release()
+        given = Parts(config, table, loaders, loader_of, label)
+        if config.model in POOLED_MODELS:
+            fitted = fit_pooled(given)
+        else:
             frames = None if take is None else frame_sink(source, spans, config, take)
-            predictions = predict_scores(model, loaders.values(), label, config, frames)
-            rival = time_average_ridge([loaders["train"], loaders["val"]], loaders["test"])
-            if config.train.refit:
-                echo(f"training again on train and val together, {result.best_epoch} epochs")
-                loaders["train"].release()
-                loaders["val"].release()
-                both = loader_of(table[table["part"] != "test"])
-                model = refit_network(
-                    config,
-                    options,
-                    both,
-                    result.best_epoch,
-                    config.seed,
-                    logs.refit,
-                    work.checkpoint("refit"),
-                )
-                # The validation part keeps the predictions of the network that had not seen it.
-                seen_and_test = [loaders["train"], loaders["test"]]
-                predictions |= predict_scores(model, seen_and_test, label, config, frames)
+            fitted = fit_network(given, work, frames, progress, echo)
         rival_score = dict(zip(rival.clips, rival.prediction * label.sd + label.mean, strict=True))
-        table["prediction"] = table["clip"].map(predictions)
+        table["prediction"] = table["clip"].map(fitted.predictions)
         table[BASELINE] = table["clip"].map(rival_score)
+        told = {k: _accuracy(parts["test"], k, by) for k, by in fitted.classes.items()}
+        tasks = [task for task in told.values() if task is not None]
         measured = {
             part: _measure(table[table["part"] == part], "prediction", "target", config)
             for part in ("test", "val")
@@ -244,7 +230,7 @@ def fit_from(
                 _measure(test, BASELINE, "score", config),
             )
 
-        write_json(target / PROVENANCE, _provenance(source, store_path, labels))
+        write_json(target / PROVENANCE, provenance_of(source, store_path, labels, config))
         write_json(
             target / METRICS,
             {
@@ -252,24 +238,33 @@ def fit_from(
                 "validation": measured["val"].to_dict(),
                 "baselines": {BASELINE: {**baseline.to_dict(), "alpha": rival.alpha}},
                 **raw_metrics(raw),
+                **({"tasks": [vars(task) for task in tasks]} if told else {}),
             },
         )
         write_csv(labels.frame.drop(columns="line"), target / LABELS)
         write_csv(table[["clip", "group", "part"]], target / SPLIT)
         columns = ["clip", "subset", "part", "score", "target", "prediction", BASELINE]
         write_csv(table[columns], target / PREDICTIONS)
+        if config.features is not None:
+            keep_generator(config.features, target / FEATURES)
         # Last, since it is what makes the folder a run.
-        save_model(target, model, config, options, label, result.best_epoch, _version())
+        fitted.save(target)
     return FitResult(
         target,
         measured["test"],
         measured["val"],
         baseline,
-        result.best_epoch,
-        result.epochs,
+        fitted.result.best_epoch,
+        fitted.result.epochs,
         labels,
         raw,
+        tasks,
     )
+
+
+def _accuracy(table: pd.DataFrame, task: str, told: dict[str, str]) -> Accuracy | None:
+    classes = [[told[clip] for clip in table["clip"]]]
+    return accuracy_of(task, classes, table[task].tolist(), table["group"].tolist())
 
 
 def raw_metrics(raw: tuple[Metrics, Metrics] | None) -> dict[str, object]:
@@ -283,24 +278,6 @@ def raw_metrics(raw: tuple[Metrics, Metrics] | None) -> dict[str, object]:
     return {"raw_score": {"test": model, "baselines": {BASELINE: baseline}}}
 
 
-def _identity(source: FeatureStore, config: FitConfig, labels: Labels) -> Identity:
-    """Return what an unfinished fit is known by; not the budget, which does not change it."""
-    used = set(labels.frame["clip"])
-    rows = source.iter_rows(
-        ("clip", "frames", "valid_frames", "content_sha256"),
-        where="track = 0 AND valid_frames > 0",
-        by_start=True,
-    )
-    clips = [row for row in rows if row[0] in used]
-    known = json.dumps([dict(source.provenance), clips], sort_keys=True)
-    return {
-        "settings": config.model_dump(mode="json", exclude={"budget"}),
-        "labels": labels.sha256,
-        "store": hashlib.sha256(known.encode()).hexdigest(),
-        "versions": versions(),
-    }
-
-
 def _measure(table: pd.DataFrame, column: str, against: str, config: FitConfig) -> Metrics:
     return measure(
         np.asarray(table[column], np.float64),
@@ -309,39 +286,3 @@ def _measure(table: pd.DataFrame, column: str, against: str, config: FitConfig) 
         samples=config.bootstrap,
         seed=config.seed,
     )
-
-
-def _provenance(source: FeatureStore, store_path: StorePath, labels: Labels) -> dict[str, object]:
-    return {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "store_path": (
-            str(store_path)
-            if isinstance(store_path, str | os.PathLike)
-            else [str(path) for path in store_path]
-        ),
-        "store": dict(source.provenance),
-        "labels": {
-            "file": labels.path.name,
-            "sha256": labels.sha256,
-            "used": len(labels.frame),
-            "without_clip": len(labels.warnings),
-        },
-        "versions": versions(),
-    }
-
-
-def versions() -> dict[str, str]:
-    """Versions of what a result hangs on, and the number of torch threads."""
-    return {
-        "facepipe": _version(),
-        "python": platform.python_version(),
-        "torch_threads": str(torch.get_num_threads()),
-        **{name: version(name) for name in VERSIONED},
-    }
-
-
-def _version() -> str:
-    try:
-        return version("facepipe")
-    except PackageNotFoundError:  # run from a source tree that is not installed
-        return "unknown"

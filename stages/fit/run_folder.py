@@ -2,79 +2,50 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 import store
 from stages.fit import models
 from stages.fit.batches import ClipData, collate, prepare
 from stages.fit.config import FitConfig, validate
+from stages.fit.crops import CropLoader
+from stages.fit.dynamics.features import make_again
 from stages.fit.frames import ClipFrames, FrameSink
 from stages.fit.loader import Budget, ClipLoader
-from stages.fit.spans import ClipSpan, FeatureStore, check_arrays, clip_spans
-from stages.fit.trainer import LabelScale, predict
-from store.durable import write_file
-from store.errors import FacepipeError, StoreMismatchError
-from store.schema import ClipRows
-
-RUN_FORMAT = 1
-WEIGHTS, CONFIG, PROVENANCE, METRICS = (
-    "model.safetensors",
-    "config.json",
-    "provenance.json",
-    "metrics.json",
+from stages.fit.pooled_base import PooledModel
+from stages.fit.pooled_models import POOLED_MODELS
+from stages.fit.run_files import (
+    CHECKPOINT,
+    CONFIG,
+    FEATURES,
+    METRICS,
+    PROVENANCE,
+    RUN_FORMAT,
+    RunError,
+    load_model,
+    read_json,
 )
-LABELS, SPLIT, PREDICTIONS = "labels.csv", "split.csv", "predictions.csv"
-CHECKPOINT = "checkpoint"
-
-
-class RunError(FacepipeError, ValueError):
-    """A folder that is no run, or whose files do not fit together."""
-
-
-class RunWriteError(RunError):
-    """The disk is full or refused a write."""
-
-    exit_code = 1
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write one object, readable and with a stable order of keys; whole or not at all."""
-    write_file(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
-
-
-def save_model(
-    folder: Path,
-    model: models.TemporalModel,
-    config: FitConfig,
-    options: Mapping[str, Any],
-    label: LabelScale,
-    best_epoch: int,
-    version: str,
-) -> None:
-    """Write weights, and then the configuration that rebuilds the model around them."""
-    tensors = {k: v.detach().contiguous().clone() for k, v in model.state_dict().items()}
-    save_file(tensors, folder / WEIGHTS)
-    write_json(
-        folder / CONFIG,
-        {
-            "format": RUN_FORMAT,
-            "facepipe": version,
-            "model": {"name": config.model, "options": dict(options)},
-            "label": {"mean": label.mean, "sd": label.sd},
-            "best_epoch": best_epoch,
-            "config": config.model_dump(mode="json"),
-        },
-    )
+from stages.fit.spans import (
+    ClipSpan,
+    FeatureStore,
+    arrays_of,
+    check_arrays,
+    clip_spans,
+    third_stream,
+)
+from stages.fit.tasks import Attributes
+from stages.fit.trainer import LabelScale, predict
+from store.errors import StoreMismatchError
+from store.schema import ClipRows
 
 
 @dataclass(frozen=True)
@@ -87,12 +58,24 @@ class Run:
     """
 
     folder: Path
-    model: models.TemporalModel
+    model: models.TemporalModel | PooledModel
     config: FitConfig
     label: LabelScale
     provenance: dict[str, Any]
     metrics: dict[str, Any]
     best_epoch: int
+
+    @property
+    def weights(self) -> int:
+        """How many numbers the model has learnt."""
+        if isinstance(self.model, PooledModel):
+            return sum(array.size for array in self.model.saved()[1].values())
+        return sum(p.numel() for p in self.model.parameters())
+
+    @property
+    def reads_crops(self) -> bool:
+        """Whether the model reads pictures, so that a store must hold crops."""
+        return models.pictures(self.config.model, self.config.model_options) is not None
 
     def check_store(self, provenance: Mapping[str, Any]) -> None:
         """Raise StoreMismatchError unless features came from the pack that this run learnt from.
@@ -136,14 +119,19 @@ class Run:
         columns = ["clip", "score", "frames", "valid_frames"]
         if not spans:
             return pd.DataFrame(columns=columns)
-        loader = make_loader(source, spans, {}, self.config)
-        watch = (
-            None
-            if take is None
-            else frame_sink(source, by_clip, self.config, take).watch(self.label)
-        )
-        clips, prediction, _ = predict(self.model, loader, self.config.train.batch_size, watch)
-        score = prediction.double().numpy() * self.label.sd + self.label.mean
+        self._check_layers(source)
+        if take is not None:
+            self.check_tells_frames()
+        with self.with_features(source) as config:
+            loader = make_loader(source, spans, {}, config)
+            if isinstance(self.model, PooledModel):
+                clips = [span.clip for span in loader.clips]
+                score = self.model.predict(loader.iter_clips())
+            else:
+                sink = None if take is None else frame_sink(source, by_clip, config, take)
+                watch = None if sink is None else sink.watch(self.label)
+                clips, prediction, _ = predict(self.model, loader, config.train.batch_size, watch)
+                score = prediction.double().numpy() * self.label.sd + self.label.mean
         return pd.DataFrame(
             {
                 "clip": clips,
@@ -154,23 +142,68 @@ class Run:
             columns=columns,
         )
 
+    @contextmanager
+    def with_features(self, source: FeatureStore) -> Iterator[FitConfig]:
+        """Give the configuration with a third stream made for this store, where there is one."""
+        if self.config.features is None:
+            yield self.config
+            return
+        with tempfile.TemporaryDirectory(prefix="facepipe-features-") as place:
+            made = make_again(self.folder / FEATURES, source, Path(place) / "features")
+            yield self.config.model_copy(update={"features": str(made.folder)})
+
+    def check_tells_frames(self) -> None:
+        """Raise ModelError if the model says nothing of single frames."""
+        check_tells_frames(self.config)
+
+    def _check_layers(self, source: FeatureStore) -> None:
+        for name, told in self.provenance.get("layers", {}).items():
+            layer = source.layers.get(name)
+            if layer is None or layer.provenance != told:
+                raise StoreMismatchError(
+                    f"the run {self.folder} reads the layer {name!r} (tensor {told['layer']}, "
+                    f"{told['pool']}), which this store lacks or has made otherwise",
+                    f"pipeline features VIDEOS --layer {told['layer']} --name {name}, as for the "
+                    "store that it was fitted on",
+                )
+
+    def check_rows(self) -> list[str]:
+        """Return the arrays that ``predict_rows`` reads; RunError if rows do not hold all."""
+        names = arrays_of(self.config.stream)
+        what = "crops" if self.reads_crops else self.config.features or self.config.stream
+        if what != self.config.stream or not {"appearance", "embedding"}.issuperset(names):
+            raise RunError(
+                f"the run {self.folder} reads {what}, which rows of extraction do not hold",
+                "it scores clips whole: use `pipeline score`",
+            )
+        return names
+
     def predict_rows(self, rows: ClipRows) -> float:
         """Score one clip from rows as a store holds them, in label units.
 
         At least one of them valid. The very code that scores clips of a store.
+
+        Raises
+        ------
+        RunError
+            The model reads what such rows do not hold.
         """
         config = self.config
-        features = rows.appearance if config.stream == "appearance" else rows.embedding
+        names = self.check_rows()
+        arrays = [getattr(rows, name) for name in names]
         clip = prepare(
             "",
-            features,
+            np.concatenate(arrays, axis=1),
             rows.landmark,
             rows.valid,
             rows.timestamp,
             landmarks=config.landmarks,
             fps=config.fps,
             max_frames=config.max_frames,
+            widths=tuple(array.shape[1] for array in arrays),
         )
+        if isinstance(self.model, PooledModel):
+            return float(self.model.predict([clip])[0])
         batch = collate([clip], {})
         told = self.model.predict(batch.appearance, batch.landmark, batch.mask, batch.timestamp)
         return float(told.score[0].double()) * self.label.sd + self.label.mean
@@ -183,17 +216,26 @@ def make_loader(
     config: FitConfig,
     budget: Budget | None = None,
     change: Callable[[ClipData], ClipData] | None = None,
+    attributes: Attributes | None = None,
 ) -> ClipLoader:
     """Return the loader that a configuration asks for; ``budget`` is given where several share.
 
-    ``change`` as for ClipLoader.
+    ``change`` and ``attributes`` as for ClipLoader. A model that reads pictures gets a CropLoader.
 
     Raises
     ------
     MissingFeaturesError
-        Clips that were imported lack an array that is read.
+        Clips that were imported lack an array that is read, or clips lack crops.
+    StoreMismatchError
+        The array of ``config.features`` lies beside another store.
     """
-    check_arrays(source, spans, (config.stream, "landmark"))
+    pictures = models.pictures(config.model, config.model_options)
+    if pictures is not None:
+        return CropLoader(
+            source, spans, pictures, scores, budget or Budget(config.budget), attributes
+        )
+    check_arrays(source, spans, (*arrays_of(config.stream), "landmark"))
+    extra = None if config.features is None else third_stream(config.features, source, spans)
     return ClipLoader(
         source,
         spans,
@@ -204,7 +246,24 @@ def make_loader(
         max_frames=config.max_frames,
         budget=budget or Budget(config.budget),
         change=change,
+        attributes=attributes,
+        extra=extra,
     )
+
+
+def tells_frames(config: FitConfig) -> bool:
+    """Whether a model says something of every frame: networks that read frames do."""
+    pictures = models.pictures(config.model, config.model_options)
+    return config.model not in POOLED_MODELS and pictures is None
+
+
+def check_tells_frames(config: FitConfig) -> None:
+    """Raise ModelError if a model says nothing of single frames."""
+    if not tells_frames(config):
+        raise models.ModelError(
+            f"model '{config.model}' says nothing of single frames",
+            "leave out --per-frame, or choose a network that reads frames",
+        )
 
 
 def frame_sink(
@@ -238,7 +297,7 @@ def load_run(run_dir: str | os.PathLike[str]) -> Run:
             what = "holds a fit that is not finished"
             hint = f"run the same `pipeline fit --run {folder}` again: it goes on"
         raise RunError(f"{folder} is not a run: it {what}", hint)
-    meta, provenance, metrics = (_read_json(folder / n) for n in (CONFIG, PROVENANCE, METRICS))
+    meta, provenance, metrics = (read_json(folder / n) for n in (CONFIG, PROVENANCE, METRICS))
     if meta.get("format") != RUN_FORMAT:
         raise RunError(
             f"{folder / CONFIG}: format {RUN_FORMAT} expected, found {meta.get('format')!r}",
@@ -251,29 +310,8 @@ def load_run(run_dir: str | os.PathLike[str]) -> Run:
         best_epoch = int(meta["best_epoch"])
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"{folder / CONFIG} is incomplete ({error})", "fit again") from None
-    model = models.create(name, **options)
-    try:
-        model.load_state_dict(load_file(folder / WEIGHTS))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise RunError(
-            f"{folder / WEIGHTS}: not the weights of this {name} ({reason})",
-            "the file is missing or damaged: copy the run folder again, or fit again",
-        ) from None
-    if not all(bool(torch.isfinite(t).all()) for t in model.state_dict().values()):
-        raise RunError(f"{folder / WEIGHTS} holds weights that are not finite", "fit again")
-    model.eval()
+    model = load_model(folder, name, options, meta)
     return Run(folder, model, config, label, provenance, metrics, best_epoch)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path}: cannot be read ({error})", "fit again") from None
-    if not isinstance(value, dict):
-        raise RunError(f"{path}: an object expected, found {type(value).__name__}", "fit again")
-    return value
 
 
 def newest_run(runs_folder: str | os.PathLike[str]) -> Path:

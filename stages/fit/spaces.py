@@ -54,6 +54,20 @@ REGULARISATION: Space = {
     "rate": Between(0.01, 0.3),
     "leaves": OneOf((3, 4, 8, 16, 31)),
 }
+# Of the pooled models that choose their regressors' strengths themselves.
+POOLED_SPACES: dict[str, Space] = {
+    "deep": {
+        "model.regressor": OneOf(("auto", "ridge", "bayes", "svr", "gp", "boosting")),
+        "model.combine": OneOf(("mean", "best")),
+    },
+    "blind": {"model.dims": OneOf((1, 2, 4, 8, 16))},
+    "selective": {
+        "model.weight": Between(0.01, 3),
+        "model.channels": OneOf((32, 64, 128, 256)),
+        "model.dropout": Between(0.0, 0.6, log=False),
+        "model.lr": Between(1e-4, 1e-2),
+    },
+}
 
 
 def space_of(config: FitConfig, keys: Sequence[str] = ()) -> Space:
@@ -75,6 +89,8 @@ def space_of(config: FitConfig, keys: Sequence[str] = ()) -> Space:
         default = REGRESSORS[config.model][0]
         strengths = STRENGTHS[config.model_options.get("regressor", default)]
         space = {f"model.{name}": REGULARISATION[name] for name in strengths}
+    elif config.model in POOLED_SPACES:
+        space = POOLED_SPACES[config.model]
     else:
         has = models.options(config.model)
         space = dict(TRAIN)

@@ -7,14 +7,19 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from operator import attrgetter, itemgetter
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from store.companion import Companion, open_companion
+from store.crop_index import CropRecord
 from store.errors import FacepipeError
+from store.layers import Layer
 from store.schema import Status
 
-Stream = Literal["appearance", "embedding"]
+# The arrays that the appearance stream reads, side by side, with + between: appearance, embedding,
+# and the names of layers that `pipeline features` has added.
+Stream = str
 
 
 class FeatureStore(Protocol):
@@ -23,6 +28,11 @@ class FeatureStore(Protocol):
     @property
     def provenance(self) -> Mapping[str, Any]:
         """Pack, recipe and versions of the extraction."""
+        ...
+
+    @property
+    def layers(self) -> Mapping[str, Layer]:
+        """Arrays that were made later, by name."""
         ...
 
     def iter_rows(
@@ -38,8 +48,22 @@ class FeatureStore(Protocol):
         ...
 
     def dask(self, name: str) -> Any:
-        """Return one per-frame array, lazily."""
+        """Return one per-frame array, or that of the crops, lazily."""
         ...
+
+    @property
+    def crop_size(self) -> int | None:
+        """Side of the crops in pixels; None if there are none."""
+        ...
+
+    def crop_records(self) -> Iterator[CropRecord]:
+        """Which rows of the array of crops belong to which clip."""
+        ...
+
+
+def arrays_of(stream: Stream) -> list[str]:
+    """Return the names of the arrays of a stream."""
+    return [name.strip() for name in stream.split("+")]
 
 
 class ClipSpan(NamedTuple):
@@ -98,6 +122,19 @@ def check_arrays(source: FeatureStore, clips: Iterable[ClipSpan], names: Iterabl
             f"reads, for example {clip!r} without {' and '.join(names)}",
             "Extract these clips from their videos, or leave them out.",
         )
+
+
+def third_stream(folder: str, source: Any, clips: Sequence[ClipSpan]) -> Companion:
+    """Open the array beside a store that is read as a third stream of those clips.
+
+    Raises
+    ------
+    CompanionError, StoreMismatchError
+        There is none, or it lies beside another store.
+    """
+    found = open_companion(folder)
+    found.check(source, max((span.start + span.frames for span in clips), default=0))
+    return found
 
 
 def group_blocks(clips: Sequence[ClipSpan], rows: int) -> list[Sequence[ClipSpan]]:

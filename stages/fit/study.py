@@ -1,14 +1,11 @@
-"""The engine behind `evaluate` and `ablate`: every contestant in every fold, resumable."""
+"""A store and its labels, divided into folds, and a contestant fitted in one of them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +13,32 @@ import numpy as np
 import numpy.typing as npt
 
 import store
+from stages.fit import models
 from stages.fit.contestants import (
     Contestant,
     attribute_columns,
     attribute_ridge,
     attribute_table,
 )
-from stages.fit.fitting import predict_scores, refit_network, shuffle_frames, train_network
+from stages.fit.fitting import (
+    predict_classes,
+    predict_scores,
+    refit_network,
+    shuffle_frames,
+    train_network,
+)
 from stages.fit.folds import inner_split
-from stages.fit.frames import ClipFrames, load_frames, save_frames
+from stages.fit.frames import ClipFrames
 from stages.fit.grouping import GroupBy, Grouping, find_groups
 from stages.fit.labels import Labels, read_labels
 from stages.fit.loader import Budget, ClipLoader
-from stages.fit.pooled import PooledRegressor
+from stages.fit.pooled_models import create, words
 from stages.fit.run_folder import frame_sink, make_loader
 from stages.fit.search import find_settings
 from stages.fit.spans import clip_spans
 from stages.fit.targets import Normalise, Target
+from stages.fit.tasks import attributes_of
 from stages.fit.trainer import LabelScale, one_thread
-from store.errors import FacepipeError
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -112,7 +116,9 @@ class Study:
         """Everything about data and folds that predictions hang on, as JSON types."""
         frames = [(clip, self.spans[clip].frames) for clip in self.clips]
         folds = self.grouping.folds
+        layers = {name: layer.provenance for name, layer in self.source.layers.items()}
         return {
+            **({"layers": layers} if layers else {}),
             "folds": self.design.folds,
             "repeats": self.design.repeats,
             "group": self.design.group,
@@ -196,7 +202,8 @@ class Study:
         seed: int,
     ) -> FloatArray:
         config = contestant.config
-        key = (config.stream, config.landmarks, config.fps, config.max_frames, contestant.shuffled)
+        read = (config.stream, config.landmarks, config.features, config.fps, config.max_frames)
+        key = (*read, contestant.shuffled)
         if self._held is None or self._held[0] != key:  # read once, for all folds
             self._release()
             spans = [self.spans[clip] for clip in self.clips]
@@ -204,10 +211,13 @@ class Study:
         loader = self._held[1]
         place = {clip: row for row, clip in enumerate(self.clips)}
         order = [place[span.clip] for span in loader.clips]
-        regressor = PooledRegressor(config.model, seed, **config.model_options)
+        regressor = create(config.model, seed, **config.model_options)
+        train = [row for row in order if seen[row]]
+        column = words(regressor, self.table)
         regressor.fit(
             (c for c in loader.iter_clips() if seen[place[c.clip]]),
-            target[[row for row in order if seen[row]]],
+            target[train],
+            column and [column[row] for row in train],
         )
         tested = [row for row in order if test[row]]
         prediction = np.full(len(self.clips), np.nan)
@@ -249,14 +259,21 @@ class Study:
                 model = refit_network(config, options, loader_of(rows), result.best_epoch, seed)
             frames = None if take is None else frame_sink(self.source, self.spans, config, take)
             found = predict_scores(model, [tested], label, config, frames)
+            frames = None if take is None else frame_sink(self.source, self.spans, config, take)
+            found = predict_scores(model, [tested], label, config, frames)
+            told = predict_classes(model, tested, config)
         clips = [self.clips[k] for k in np.flatnonzero(test)]
-        return np.asarray([found[clip] for clip in clips]), {"epoch": result.best_epoch}
+        details: dict[str, Any] = {"epoch": result.best_epoch}
+        if told:
+            details["classes"] = {task: [by[c] for c in clips] for task, by in told.items()}
+        return np.asarray([found[clip] for clip in clips]), details
 
     def _loader(
         self, contestant: Contestant, spans: list[Any], scores: dict[str, float], budget: Budget
     ) -> ClipLoader:
+        words = attributes_of(self.table) if models.has_tasks(contestant.config.model) else None
         change = shuffle_frames(self.design.seed) if contestant.shuffled else None
-        return make_loader(self.source, spans, scores, contestant.config, budget, change)
+        return make_loader(self.source, spans, scores, contestant.config, budget, change, words)
 
     def _release(self) -> None:
         if self._held is not None:
@@ -266,153 +283,3 @@ class Study:
 
 def _sha256(value: object) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
-
-
-class StudyError(FacepipeError, ValueError):
-    """A folder that holds something else, or the folds of another study."""
-
-
-Task = tuple[Contestant, int, int]
-
-
-def fold_file(folder: Path, task: Task) -> Path:
-    """Where the predictions of one contestant in one fold are kept."""
-    contestant, repeat, fold = task
-    return folder / "folds" / contestant.slug / f"repeat{repeat}-fold{fold}.json"
-
-
-def frames_file(folder: Path, task: Task) -> Path:
-    """Where what a network said of the frames of one fold is kept."""
-    return fold_file(folder, task).with_suffix(".npz")
-
-
-def _run_task(study: Study, folder: Path, frames: bool, task: Task) -> None:
-    """Predict one fold and keep it; each file appears whole or not at all."""
-    told: list[ClipFrames] = []
-    wanted = frames and task[0].tells_frames
-    prediction, details = study.predict(*task, folder, told.append if wanted else None)
-    target = fold_file(folder, task)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if wanted:
-        save_frames(frames_file(folder, task), told)
-    partial = target.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(json.dumps({"prediction": prediction.tolist(), **details}) + "\n")
-    os.replace(partial, target)
-
-
-def _kept(study: Study, folder: Path, task: Task) -> list[float] | None:
-    """Predictions that are kept of a fold; None if there are none, or no whole ones."""
-    _, repeat, fold = task
-    try:
-        found = json.loads(fold_file(folder, task).read_text())["prediction"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    whole = isinstance(found, list) and len(found) == (study.grouping.folds[repeat] == fold).sum()
-    return found if whole else None
-
-
-_worker: Study | None = None
-
-
-def _start_worker(design: Design, grouping: Grouping) -> None:
-    global _worker
-    _worker = Study(design, grouping)
-
-
-def _work(folder: Path, frames: bool, task: Task) -> Task:
-    assert _worker is not None
-    _run_task(_worker, folder, frames, task)
-    return task
-
-
-def run_folds(
-    study: Study,
-    contestants: Sequence[Contestant],
-    folder: Path,
-    jobs: int = 1,
-    done: Callable[[Task], None] = lambda _: None,
-    frames: bool = False,
-) -> dict[str, FloatArray]:
-    """Predict every clip by every contestant in every repeat; what lies in ``folder`` is kept.
-
-    Parameters
-    ----------
-    study : Study
-    contestants : sequence of Contestant
-    folder : Path
-    jobs : int
-        Processes; the predictions do not depend on it.
-    done : callable
-        Called after each fold, those done before among them.
-    frames : bool
-        Keep what networks say of the frames, too, see frames_file; folds that were done without
-        are done again.
-
-    Returns
-    -------
-    dict of (repeats, n) float64
-        Out-of-fold predictions by contestant, in the units of the target.
-
-    Raises
-    ------
-    StudyError
-        What was kept is gone when all is done.
-    """
-    folds = study.grouping.folds
-    tasks = [
-        (contestant, repeat, fold)
-        for contestant in contestants
-        for repeat in range(len(folds))
-        for fold in range(study.design.folds)
-    ]
-    todo = []
-    for task in tasks:
-        lacks = frames and task[0].tells_frames and load_frames(frames_file(folder, task)) is None
-        if lacks or _kept(study, folder, task) is None:
-            todo.append(task)
-        else:
-            done(task)
-    if jobs == 1 or len(todo) < 2:
-        for task in todo:
-            _run_task(study, folder, frames, task)
-            done(task)
-    else:
-        _in_processes(study, todo, folder, frames, jobs, done)
-    found = {}
-    for contestant in contestants:
-        table = np.full(folds.shape, np.nan)
-        for repeat in range(len(folds)):
-            for fold in range(study.design.folds):
-                kept = _kept(study, folder, (contestant, repeat, fold))
-                if kept is None:
-                    raise StudyError(
-                        f"{folder}: a fold of {contestant.name} was removed meanwhile",
-                        "run the same command again",
-                    )
-                table[repeat, folds[repeat] == fold] = kept
-        found[contestant.name] = table
-    return found
-
-
-def _in_processes(
-    study: Study,
-    todo: Sequence[Task],
-    folder: Path,
-    frames: bool,
-    jobs: int,
-    done: Callable[[Task], None],
-) -> None:
-    """Spawn, not fork: torch and the loaders' threads do not survive a fork."""
-    with ProcessPoolExecutor(
-        min(jobs, len(todo)),
-        mp_context=get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(study.design, study.grouping),
-    ) as pool:
-        waiting = [pool.submit(_work, folder, frames, task) for task in todo]
-        try:
-            for future in as_completed(waiting):
-                done(future.result())
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise

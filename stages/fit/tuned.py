@@ -11,8 +11,9 @@ from typing import Any
 
 from stages.fit.config import ConfigError
 from stages.fit.contestants import Contestant
+from stages.fit.fold_runs import fold_file
 from stages.fit.report import markdown_table, write_text
-from stages.fit.study import Study, fold_file
+from stages.fit.study import Study
 
 BEST = "best.json"
 FORMAT = 1

@@ -19,9 +19,10 @@ from safetensors import SafetensorError
 from stages.fit.checkpoint import Checkpoint
 from stages.fit.guard import TrainingError
 from stages.fit.logs import EPOCHS, TENSORBOARD
-from stages.fit.run_folder import (
+from stages.fit.run_files import (
     CHECKPOINT,
     CONFIG,
+    FEATURES,
     LABELS,
     METRICS,
     PREDICTIONS,
@@ -142,6 +143,7 @@ def _claim(run_dir: Path, identity: Identity, overwrite: bool, echo: Callable[[s
         )
     remove_partials(run_dir)
     if begun is None:
+        (run_dir / EPOCHS).unlink(missing_ok=True)  # of an epoch that was logged and not saved
         write_file(file, (json.dumps(identity, indent=2) + "\n").encode())
         return
     echo(f"going on with the unfinished fit in {run_dir}")
@@ -192,7 +194,8 @@ def _remove(run_dir: Path, keep: str = "") -> None:
     """Delete what a fit writes, and the folder if nothing else is in it."""
     for name in FILES:
         (run_dir / name).unlink(missing_ok=True)
-    shutil.rmtree(run_dir / TENSORBOARD, ignore_errors=True)
+    for name in (TENSORBOARD, FEATURES):
+        shutil.rmtree(run_dir / name, ignore_errors=True)
     for path in (run_dir / CHECKPOINT).iterdir():
         if path.name != keep:
             path.unlink()

@@ -40,7 +40,7 @@ def test_overrides_reach_every_section_and_keep_the_rest() -> None:
         ("seed=-1", "seed: input should be greater than or equal to 0, found -1"),
         ("epochs=many", "train.epochs: .*found 'many'"),
         ("split.test=1", "split.test: "),
-        ("stream=audio", "stream: .*'appearance' or 'embedding'"),
+        ("stream=appearance+", "stream: .*pattern"),
     ],
 )
 def test_bad_overrides_are_named(override: str, said: str) -> None:

@@ -40,6 +40,11 @@ def test_the_baselines_stand_by_whatever_is_asked_for() -> None:
 def test_meanpool_stands_once_and_is_not_shuffled() -> None:
     found = choose_contestants(["meanpool", "2stcn"], [], [])
     assert [c.name for c in found] == ["meanpool", "2stcn", "2stcn (frames shuffled)", "constant"]
+    found = choose_contestants(["deep", "meanpool", "blind"], ["model.regressor=ridge"], [])
+    assert [c.name for c in found] == ["deep", "meanpool", "blind", "constant"]
+    assert [c.config.stream for c in found[:2]] == ["appearance+embedding", "appearance"]
+    (deep,) = choose_contestants(["deep"], ["stream=embedding"], [])[:1]
+    assert deep.config.stream == "embedding"
 
 
 def test_unknown_models_and_settings_are_refused() -> None:

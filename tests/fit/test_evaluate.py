@@ -13,8 +13,9 @@ from scipy import stats
 from stages.fit import study as engine
 from stages.fit.compare import ALL
 from stages.fit.evaluate import Evaluated, evaluate
+from stages.fit.fold_runs import StudyError
 from stages.fit.persons import PersonsError
-from stages.fit.study import Design, Study, StudyError
+from stages.fit.study import Design, Study
 from tests.fit.study_clips import make_study
 
 SETTINGS = ["epochs=2", "batch_size=8", "model.channels=4", "model.levels=2", "bootstrap=100"]

@@ -17,10 +17,8 @@ from stages.fit.run import RunError, fit
 from tests.fit import fit_victim
 from tests.fit.fit_clips import make_store, write_labels
 
-CONFIG = apply_overrides(
-    FitConfig(),
-    ["epochs=5", "batch_size=8", "model.channels=4", "split.test=0.3", "bootstrap=100", "seed=3"],
-)
+SMALL = ["batch_size=8", "split.test=0.3", "bootstrap=100", "seed=3"]
+CONFIG = apply_overrides(FitConfig(), ["epochs=5", "model.channels=4", *SMALL])
 SAME = ("model.safetensors", "config.json", "split.csv", "epochs.csv", "metrics.json")
 Made = tuple[Path, Path]
 
@@ -116,6 +114,14 @@ def test_patience_that_ran_out_before_the_kill_is_not_forgotten(made: Made, tmp_
     last = len(whole.epochs)
     assert last == whole.best_epoch + 2 < 30
     run = interrupted(made, tmp_path / "run", last, config)
+    assert fit(*made, run, config).epochs == whole.epochs
+    same_run(run, whole.run_dir)
+
+
+def test_running_statistics_of_batch_normalisation_go_on_too(made: Made, tmp_path: Path) -> None:
+    config = apply_overrides(FitConfig(model="hmtnet"), ["epochs=3", "model.hidden=8", *SMALL])
+    whole = fit(*made, tmp_path / "whole", config)
+    run = interrupted(made, tmp_path / "run", 2, config)
     assert fit(*made, run, config).epochs == whole.epochs
     same_run(run, whole.run_dir)
 

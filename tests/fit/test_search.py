@@ -11,7 +11,7 @@ from filelock import FileLock
 from stages.fit.config import ConfigError, FitConfig
 from stages.fit.contestants import Contestant, choose_contestants
 from stages.fit.models import names
-from stages.fit.pooled import POOLED, PooledRegressor
+from stages.fit.pooled_models import POOLED_MODELS, create
 from stages.fit.search import SearchError, find_settings, fit_once
 from stages.fit.spaces import Between, OneOf, Search, space_of
 from stages.fit.study import Design, Study
@@ -38,15 +38,15 @@ def seen(study: Study) -> np.ndarray:
 
 
 def contestant(model: str = "meanpool", search: Search = SEARCH) -> Contestant:
-    settings = TINY if model not in POOLED else []
+    settings = TINY if model not in POOLED_MODELS else []
     return choose_contestants([model], settings, [])[0].tuned(search)
 
 
-@pytest.mark.parametrize("model", [*names(), *POOLED])
+@pytest.mark.parametrize("model", [*names(), *POOLED_MODELS])
 def test_every_models_space_is_of_settings_that_it_takes(model: str) -> None:
     chosen = choose_contestants([model], [], [])[0]
     space = space_of(chosen.config)
-    assert {"train.alpha", "train.delta", "train.lr"} <= set(space) or model in POOLED
+    assert {"train.alpha", "train.delta", "train.lr"} <= set(space) or model in POOLED_MODELS
     for end in (0, -1):
         ends = {
             key: (allowed.low, allowed.high)[end] if isinstance(allowed, Between)
@@ -54,8 +54,8 @@ def test_every_models_space_is_of_settings_that_it_takes(model: str) -> None:
             for key, allowed in space.items()
         }  # fmt: skip
         config = chosen.with_settings(ends).config
-        if model in POOLED:
-            PooledRegressor(model, **config.model_options)
+        if model in POOLED_MODELS:
+            create(model, **config.model_options)
         assert (
             ends.items()
             <= {

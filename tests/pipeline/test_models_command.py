@@ -8,7 +8,7 @@ from tests.testing.command import pipeline
 
 def test_models_are_listed_with_their_sources(tmp_path: Path) -> None:
     told = json.loads(pipeline(tmp_path, "models", "--json").stdout)["models"]
-    assert {"2stcn", "2stcn-plus", "tcn", "gru", "meanpool", "statpool"} <= {
+    assert {"2stcn", "2stcn-plus", "tcn", "gru", "meanpool", "statpool", "mdr", "au"} <= {
         model["name"] for model in told
     }
     assert all(model["summary"] and model["source"] for model in told)

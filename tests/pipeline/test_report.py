@@ -153,6 +153,18 @@ def test_what_the_page_says_of_errors_and_data(made: MadeRun) -> None:
     assert "240 frames, 0 of them without a face" in text
 
 
+def test_a_pooled_model_has_figures_and_neither_epochs_nor_frames(
+    made: MadeRun, tmp_path: Path
+) -> None:
+    config = apply_overrides(FitConfig(model="meanpool"), ["bootstrap=100", "split.test=0.5"])
+    fit(made.store, made.videos / "labels.csv", tmp_path / "run", config)
+    page = Elements(render(Options(tmp_path / "run", videos=made.videos)))
+    assert "The model is not trained in epochs." in page.text
+    assert "The model says nothing of single frames" in page.text
+    assert "alpha" in page.text and not page.of("img")
+    assert "The store holds no face of this clip" not in page.text
+
+
 def test_relative_targets_are_what_the_page_calls_true(made: MadeRun, tmp_path: Path) -> None:
     config = apply_overrides(FitConfig(), [*QUICK, "epochs=1", "refit=false", "normalise=zscore"])
     fit(made.store, made.videos / "labels.csv", tmp_path / "run", config)

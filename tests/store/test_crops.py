@@ -336,7 +336,7 @@ def test_forgotten(path):
 
 def test_forgetting_overwrites_the_shards(path, monkeypatch):
     seen = []
-    monkeypatch.setattr("store.compact._overwrite", seen.append)
+    monkeypatch.setattr("store.durable.overwrite", seen.append)
     forget(path, ["c"])
     names = {p.relative_to(path).as_posix() for p in seen if "/crop/" in p.as_posix()}
     assert names == {"arrays.old.zarr/crop/c/2/0/0/0"}

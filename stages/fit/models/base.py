@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_type_hints
 
 import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
+from stages.fit.batches import Batch
+from stages.fit.losses import total_loss
+from stages.fit.pictures import Pictures
+from stages.fit.tasks import Attributes
 from store.errors import FacepipeError
+
+if TYPE_CHECKING:
+    from stages.fit.config import TrainConfig
 
 
 class ModelError(FacepipeError, ValueError):
@@ -44,6 +51,8 @@ class Prediction:
         temporal fusion, without a graph. The frame that won has 1 under ``max`` and ``last``; all
         frames have 1 / n under a mean; they sum to 1, but for ``affine``, whose learned weights may
         have any sign and sum. 0 where the mask is False; None in models that cannot tell.
+    classes : dict of (B, C) float32
+        By task, the logarithm of each class's probability; empty in models of the score alone.
     """
 
     score: Tensor
@@ -51,6 +60,7 @@ class Prediction:
     attention: Tensor | None = None
     attention_landmark: Tensor | None = None
     won: Tensor | None = None
+    classes: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -70,7 +80,40 @@ class StreamStatistics:
 
 
 class TemporalModel(nn.Module, ABC):
-    """A network from two streams of frames to one score a clip."""
+    """A network from two streams of frames, or from pictures of some, to one score a clip."""
+
+    sees_order: ClassVar[bool] = True
+    """Whether frames in another order can give another score."""
+    has_tasks: ClassVar[bool] = False
+    """Whether it can learn classes from other columns of the labels."""
+
+    @classmethod
+    def pictures(cls, options: Mapping[str, Any]) -> Pictures | None:
+        """Return which pictures a model of these options reads in place of features, if any."""
+        return None
+
+    @classmethod
+    def settle(cls, options: Mapping[str, Any], attributes: Attributes) -> dict[str, Any]:
+        """Return the options with what follows from the training clips' other labels."""
+        return dict(options)
+
+    def start(self) -> None:
+        """Take initial weights from where the options say; called before training alone."""
+
+    def tasks(self) -> Mapping[str, list[str]]:
+        """Return the classes of each task beside the score, as in ``Prediction.classes``."""
+        return {}
+
+    def loss(self, prediction: Prediction, batch: Batch, config: TrainConfig) -> Tensor:
+        """Return what training makes small: () float; of the score alone unless overridden."""
+        return total_loss(
+            prediction.score,
+            batch.score,
+            config.alpha,
+            config.delta,
+            config.loss,
+            plcc=config.plcc,
+        )
 
     @abstractmethod
     def forward(
@@ -80,7 +123,7 @@ class TemporalModel(nn.Module, ABC):
 
         Parameters
         ----------
-        appearance : (B, T, Da) float32
+        appearance : (B, T, Da) float32, or (B, T, S, S, 3) uint8 of models that read pictures
         landmark : (B, T, 136) float32, normalised
         mask : (B, T) bool, False for padding and for frames without a face
         timestamp : (B, T) float64 seconds, optional
@@ -160,15 +203,40 @@ def check_options(name: str, given: dict[str, Any]) -> None:
             raise ModelError(f"{key} of model '{name}': {reason}, found {value!r}") from None
 
 
-def complete(name: str, given: dict[str, Any], longest: int) -> dict[str, Any]:
+def pictures(name: str, given: Mapping[str, Any]) -> Pictures | None:
+    """Return which pictures a model reads with options as given; None: features.
+
+    Also None for a name that is not registered: models that pool over time read features.
+    """
+    if name not in _REGISTRY:
+        return None
+    return get(name).pictures({**options(name), **given})
+
+
+def has_tasks(name: str) -> bool:
+    """Whether a model can learn classes beside the score; False for one that is not registered."""
+    return name in _REGISTRY and get(name).has_tasks
+
+
+def complete(name: str, given: dict[str, Any], longest: int, extra: int = 0) -> dict[str, Any]:
     """Every option of a model: what is given, else its default, for clips of ``longest`` frames.
 
     ``max_frames`` is ``longest`` unless given, where the model has it: a convolutional network's
-    depth follows from it, others have no use for it.
+    depth follows from it, others have no use for it. ``extra`` is the width of a third stream.
     """
     valid = options(name)
     fitted = {"max_frames": longest} if "max_frames" in valid else {}
-    return {**valid, **fitted, **given}
+    third = {"extra_dim": extra} if extra else {}
+    return {**valid, **fitted, **given, **third}
+
+
+def check_third_stream(name: str) -> None:
+    """Raise ModelError if a model takes no stream beside appearance and landmarks."""
+    if "extra_dim" not in options(name):
+        raise ModelError(
+            f"model '{name}' takes no further features",
+            "leave out features, or choose another model",
+        )
 
 
 @dataclass(frozen=True)

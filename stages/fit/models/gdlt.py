@@ -34,7 +34,8 @@ class GradeDecoupled(TwoStreamModel):
         Width of the decoder, heads of its attention, and queries.
     encoders, decoders : int
         Blocks.
-    dropout, level, clip_noise, appearance_dropout, landmark_dropout, appearance_dim
+    dropout, level, clip_noise, appearance_dropout, landmark_dropout, appearance_dim,
+    extra_dim
         As for 2stcn; dropout in the blocks.
     """
 
@@ -55,9 +56,10 @@ class GradeDecoupled(TwoStreamModel):
         level: float = 0.3,
         clip_noise: float = 0.3,
         appearance_dim: int = EMBEDDING_DIM,
+        extra_dim: int = 0,
     ) -> None:
-        hiding = appearance_dropout, landmark_dropout
-        super().__init__(streams, channels, appearance_dim, level, clip_noise, *hiding)
+        rest = appearance_dropout, landmark_dropout, extra_dim
+        super().__init__(streams, channels, appearance_dim, level, clip_noise, *rest)
         at_least(hidden=(hidden, 1), grades=(grades, 2), encoders=(encoders, 0))
         at_least(decoders=(decoders, 1))
         check_heads(hidden, heads)

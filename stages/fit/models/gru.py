@@ -78,7 +78,8 @@ class RecurrentModel(TwoStreamModel):
         Weight of what comes against what was, between 0 and 1.
     dropout : float
         On the reduced features. Ours.
-    level, clip_noise, appearance_dropout, landmark_dropout, appearance_dim
+    level, clip_noise, appearance_dropout, landmark_dropout, appearance_dim,
+    extra_dim
         As for 2stcn.
     """
 
@@ -95,9 +96,10 @@ class RecurrentModel(TwoStreamModel):
         level: float = 0.3,
         clip_noise: float = 0.3,
         appearance_dim: int = EMBEDDING_DIM,
+        extra_dim: int = 0,
     ) -> None:
-        hiding = appearance_dropout, landmark_dropout
-        super().__init__(streams, channels, appearance_dim, level, clip_noise, *hiding)
+        rest = appearance_dropout, landmark_dropout, extra_dim
+        super().__init__(streams, channels, appearance_dim, level, clip_noise, *rest)
         at_least(hidden=(hidden, 1), tau=(tau, 1), beta=(beta, 0), **{"1 - beta": (1 - beta, 0)})
         shares(dropout=dropout)
         self.tau = tau

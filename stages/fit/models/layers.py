@@ -124,6 +124,9 @@ def shares(**values: float) -> None:
 class TwoStreamModel(TemporalModel):
     """A model that reads one stream or both, standardised and projected to ``channels`` each.
 
+    A third stream, ``features`` of the configuration, comes behind the channels of the appearance:
+    (B, T, Da + De). It is never hidden.
+
     Parameters
     ----------
     streams : "both", "appearance" or "landmarks"
@@ -135,6 +138,8 @@ class TwoStreamModel(TemporalModel):
         See Standardise.
     appearance_dropout, landmark_dropout : float
         Share of clips from which that stream is hidden while training, where there are two.
+    extra_dim : int
+        Width De of the third stream, 0 for none.
 
     Attributes
     ----------
@@ -156,11 +161,12 @@ class TwoStreamModel(TemporalModel):
         clip_noise: float,
         appearance_dropout: float = 0.0,
         landmark_dropout: float = 0.0,
+        extra_dim: int = 0,
     ) -> None:
         super().__init__()
         self.streams = choose("streams", streams, STREAMS)
         at_least(channels=(1 if channels is None else channels, 1))
-        at_least(level=(level, 0), clip_noise=(clip_noise, 0))
+        at_least(level=(level, 0), clip_noise=(clip_noise, 0), extra_dim=(extra_dim, 0))
         hidden = {
             "appearance_dropout": appearance_dropout,
             "landmark_dropout": landmark_dropout,
@@ -170,25 +176,32 @@ class TwoStreamModel(TemporalModel):
         self.hidden = (appearance_dropout, landmark_dropout)
         self.standardise_appearance = Standardise(appearance_dim, level, clip_noise)
         self.standardise_landmark = Standardise(LANDMARK_DIM, level, clip_noise)
+        self.appearance_dim = appearance_dim
         self.project = nn.ModuleDict()
-        self.width = 0 if channels is None else channels * (2 if streams == "both" else 1)
         if streams != "landmarks" and channels is not None:
             self.project["appearance"] = nn.Conv1d(appearance_dim, channels, 1)
         if streams != "appearance" and channels is not None:
             self.project["landmark"] = nn.Conv1d(LANDMARK_DIM, channels, 1)
+        if extra_dim:
+            self.standardise_extra = Standardise(extra_dim, level, clip_noise)
+            if channels is not None:
+                self.project["extra"] = nn.Conv1d(extra_dim, channels, 1)
+        self.extra_dim = extra_dim
+        self.width = 0 if channels is None else channels * len(self.project)
 
     def set_statistics(self, statistics: StreamStatistics) -> None:
         """Take the training frames' statistics, by which the streams are standardised."""
-        self.standardise_appearance.set(
-            statistics.appearance_mean, statistics.appearance_sd, statistics.appearance_within
-        )
+        wide = statistics.appearance_mean, statistics.appearance_sd, statistics.appearance_within
+        self.standardise_appearance.set(*(value[: self.appearance_dim] for value in wide))
+        if self.extra_dim:
+            self.standardise_extra.set(*(value[self.appearance_dim :] for value in wide))
         self.standardise_landmark.set(
             statistics.landmark_mean, statistics.landmark_sd, statistics.landmark_within
         )
 
     def _hide(self, x: dict[str, Tensor]) -> None:
         """While training, hide one stream from some of the clips; never both from one."""
-        if not self.training or len(x) < 2 or self.hidden == (0, 0):
+        if not self.training or self.streams != "both" or self.hidden == (0, 0):
             return
         some = x["landmark"]
         draw = torch.rand(len(some), 1, 1, device=some.device)  # (B, 1, 1)
@@ -198,14 +211,25 @@ class TwoStreamModel(TemporalModel):
     def scaled(self, appearance: Tensor, landmark: Tensor, frames: Tensor) -> dict[str, Tensor]:
         """Return the streams that are read, standardised.
 
-        (B, T, Da), (B, T, 136), frames (B, T, 1) float -> each (B, T, D), 0 outside the mask.
+        (B, T, Da + De), (B, T, 136), frames (B, T, 1) float -> each (B, T, D), 0 outside the mask.
         """
-        x: dict[str, Tensor] = {}
+        given = self._given(appearance, landmark)
+        return {name: standardise(y, frames) for name, (standardise, y) in given.items()}
+
+    def _given(self, appearance: Tensor, landmark: Tensor) -> dict[str, tuple[Standardise, Tensor]]:
+        """Return each stream that is read, and what standardises it."""
+        given: dict[str, tuple[Standardise, Tensor]] = {}
+        width = self.appearance_dim + self.extra_dim
+        if (self.streams != "landmarks" or self.extra_dim) and appearance.shape[-1] != width:
+            raise ValueError(f"appearance must be (B, T, {width}), not {tuple(appearance.shape)}")
+        own = appearance[..., : self.appearance_dim] if self.extra_dim else appearance
         if self.streams != "landmarks":
-            x["appearance"] = self.standardise_appearance(appearance, frames)
+            given["appearance"] = self.standardise_appearance, own
         if self.streams != "appearance":
-            x["landmark"] = self.standardise_landmark(landmark, frames)
-        return x
+            given["landmark"] = self.standardise_landmark, landmark
+        if self.extra_dim:
+            given["extra"] = self.standardise_extra, appearance[..., self.appearance_dim :]
+        return given
 
     def projected(
         self, appearance: Tensor, landmark: Tensor, frames: Tensor
@@ -216,10 +240,7 @@ class TwoStreamModel(TemporalModel):
         ``scaled``; each (B, C, T), 0 outside the mask, and each (B, D), see Standardise.project.
         """
         x, means = {}, {}
-        given = {
-            "appearance": (self.standardise_appearance, appearance),
-            "landmark": (self.standardise_landmark, landmark),
-        }
+        given = self._given(appearance, landmark)
         for name, layer in self.project.items():
             standardise, y = given[name]
             assert isinstance(layer, nn.Conv1d)

@@ -26,8 +26,8 @@ class OneStreamTCN(TwoStreamModel):
     stream : "landmarks" or "appearance"
     temporal_fusion : "last", "affine" or "max"
     channels, kernel_size, levels, max_frames, dropout, level, clip_noise, causal, affine_points,
-    appearance_dim
-        As for 2stcn.
+    appearance_dim, extra_dim
+        As for 2stcn; a third stream is joined to the one.
     """
 
     def __init__(
@@ -44,10 +44,11 @@ class OneStreamTCN(TwoStreamModel):
         causal: bool = False,
         affine_points: int = 32,
         appearance_dim: int = EMBEDDING_DIM,
+        extra_dim: int = 0,
     ) -> None:
         choose("stream", stream, ("landmarks", "appearance"))
         choose("temporal_fusion", temporal_fusion, TEMPORAL_FUSIONS)
-        super().__init__(stream, channels, appearance_dim, level, clip_noise)
+        super().__init__(stream, channels, appearance_dim, level, clip_noise, extra_dim=extra_dim)
         at_least(
             kernel_size=(kernel_size, 2),
             levels=(1 if levels is None else levels, 1),
@@ -56,7 +57,7 @@ class OneStreamTCN(TwoStreamModel):
         )
         shares(dropout=dropout)
         depth = levels_to_cover(max_frames, kernel_size) if levels is None else levels
-        self.tcn = TemporalConvNet(channels, channels, kernel_size, depth, dropout, causal)
+        self.tcn = TemporalConvNet(self.width, channels, kernel_size, depth, dropout, causal)
         self.head = score_layer(channels)
         self.pool = make_pooling(temporal_fusion, affine_points)
 

@@ -35,7 +35,8 @@ class SiamesePairs(TwoStreamModel):
     streams : "both", "appearance" or "landmarks"
     channels, hidden : int
         Of each projected stream; of f.
-    dropout, level, clip_noise, appearance_dropout, landmark_dropout, appearance_dim
+    dropout, level, clip_noise, appearance_dropout, landmark_dropout, appearance_dim,
+    extra_dim
         As for 2stcn; dropout in the shared network.
     """
 
@@ -50,9 +51,10 @@ class SiamesePairs(TwoStreamModel):
         level: float = 0.3,
         clip_noise: float = 0.3,
         appearance_dim: int = EMBEDDING_DIM,
+        extra_dim: int = 0,
     ) -> None:
-        hiding = appearance_dropout, landmark_dropout
-        super().__init__(streams, channels, appearance_dim, level, clip_noise, *hiding)
+        rest = appearance_dropout, landmark_dropout, extra_dim
+        super().__init__(streams, channels, appearance_dim, level, clip_noise, *rest)
         at_least(hidden=(hidden, 1))
         shares(dropout=dropout)
         self.shared = nn.Sequential(

@@ -31,7 +31,8 @@ class AttentiveProbe(TwoStreamModel):
     streams : "both", "appearance" or "landmarks"
     channels, heads, layers : int
         Of each stream; of the attention and queries of the pooling; encoder blocks, 0 for none.
-    dropout, level, clip_noise, appearance_dropout, landmark_dropout, appearance_dim
+    dropout, level, clip_noise, appearance_dropout, landmark_dropout, appearance_dim,
+    extra_dim
         As for 2stcn; dropout in the blocks.
     """
 
@@ -47,9 +48,10 @@ class AttentiveProbe(TwoStreamModel):
         level: float = 0.3,
         clip_noise: float = 0.3,
         appearance_dim: int = EMBEDDING_DIM,
+        extra_dim: int = 0,
     ) -> None:
-        hiding = appearance_dropout, landmark_dropout
-        super().__init__(streams, channels, appearance_dim, level, clip_noise, *hiding)
+        rest = appearance_dropout, landmark_dropout, extra_dim
+        super().__init__(streams, channels, appearance_dim, level, clip_noise, *rest)
         check_heads(self.width, heads)
         at_least(layers=(layers, 0))
         shares(dropout=dropout)

@@ -64,6 +64,9 @@ class TwoStreamTCN(TwoStreamModel):
         See AffinePooling.
     appearance_dim : int
         Width of the appearance stream.
+    extra_dim : int
+        Width of a third stream, 0 for none: a branch of its own, fused as the two are, outside the
+        attention. Ours.
 
     Raises
     ------
@@ -92,6 +95,7 @@ class TwoStreamTCN(TwoStreamModel):
         causal: bool = False,
         affine_points: int = 32,
         appearance_dim: int = EMBEDDING_DIM,
+        extra_dim: int = 0,
     ) -> None:
         super().__init__(
             streams,
@@ -101,6 +105,7 @@ class TwoStreamTCN(TwoStreamModel):
             clip_noise,
             appearance_dropout,
             landmark_dropout,
+            extra_dim,
         )
         self.direction = choose("direction", direction, DIRECTIONS)
         self.modality_fusion = choose("modality_fusion", modality_fusion, MODALITY_FUSIONS)
@@ -128,11 +133,12 @@ class TwoStreamTCN(TwoStreamModel):
         if self.attention and direction in ("a2l", "both"):
             self.gates["a2l"] = FrameGate(channels, gate)
 
-        joined = both and modality_fusion == "feature"
-        branches = 1 if joined or not both else 2
+        streams_read = len(self.project)
+        joined = streams_read > 1 and modality_fusion == "feature"
+        branches = 1 if joined else streams_read
         self.tcn = nn.ModuleList(
             TemporalConvNet(
-                2 * channels if joined else channels,
+                self.width if joined else channels,
                 channels,
                 kernel_size,
                 self.levels,
@@ -141,7 +147,7 @@ class TwoStreamTCN(TwoStreamModel):
             )
             for _ in range(branches)
         )
-        heads = 2 if both and modality_fusion == "score" else 1
+        heads = branches if modality_fusion == "score" else 1
         width = channels * branches // heads
         self.head = nn.ModuleList(score_layer(width) for _ in range(heads))
         self.pool = nn.ModuleList(

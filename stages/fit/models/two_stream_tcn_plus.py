@@ -34,7 +34,7 @@ class TwoStreamTCNPlus(TwoStreamModel):
     static_dropout : float
         Share of channels hidden from the static path while training.
     channels, kernel_size, levels, max_frames, dropout, appearance_dropout, landmark_dropout, level,
-    clip_noise, appearance_dim
+    clip_noise, appearance_dim, extra_dim
         As for 2stcn.
     """
 
@@ -52,9 +52,10 @@ class TwoStreamTCNPlus(TwoStreamModel):
         sharpness: float = 3.0,
         static_dropout: float = 0.3,
         appearance_dim: int = EMBEDDING_DIM,
+        extra_dim: int = 0,
     ) -> None:
-        hiding = appearance_dropout, landmark_dropout
-        super().__init__("both", channels, appearance_dim, level, clip_noise, *hiding)
+        rest = appearance_dropout, landmark_dropout, extra_dim
+        super().__init__("both", channels, appearance_dim, level, clip_noise, *rest)
         at_least(
             kernel_size=(kernel_size, 2),
             levels=(1 if levels is None else levels, 1),
@@ -64,15 +65,15 @@ class TwoStreamTCNPlus(TwoStreamModel):
         shares(dropout=dropout, static_dropout=static_dropout)
         depth = levels_to_cover(max_frames, kernel_size) if levels is None else levels
         self.gate = FrameGate(channels, "sigmoid")
-        self.quality = FrameGate(2 * channels, "sigmoid")
+        self.quality = FrameGate(self.width, "sigmoid")
         self.tcn = nn.ModuleList(
             TemporalConvNet(channels, channels, kernel_size, depth, dropout, causal=False)
-            for _ in range(2)
+            for _ in self.project
         )
-        self.head = score_layer(2 * channels)
+        self.head = score_layer(self.width)
         self.pool = SoftMaxPooling(sharpness)
         self.hide_channels = nn.Dropout(static_dropout)
-        self.static = nn.Linear(appearance_dim + LANDMARK_DIM, 1)
+        self.static = nn.Linear(appearance_dim + LANDMARK_DIM + extra_dim, 1)
         nn.init.zeros_(self.static.weight)
         nn.init.zeros_(self.static.bias)
 
@@ -85,11 +86,11 @@ class TwoStreamTCNPlus(TwoStreamModel):
         x, means = self.projected(appearance, landmark, frames)  # each (B, C, T); each (B, D)
         quality = self.quality(torch.cat(list(x.values()), dim=1), m).squeeze(1)  # (B, T)
         gate = self.gate(x["landmark"], m)  # (B, 1, T)
-        a = x["appearance"] * (1 + gate)
-        streams = zip(self.tcn, (a, x["landmark"]), strict=True)
-        hidden = torch.cat([tcn(z, m) for tcn, z in streams], dim=1)  # (B, 2C, T)
+        x["appearance"] = x["appearance"] * (1 + gate)
+        streams = zip(self.tcn, x.values(), strict=True)
+        hidden = torch.cat([tcn(z, m) for tcn, z in streams], dim=1)  # (B, width, T)
         score = self.head(hidden).squeeze(1)  # (B, T)
-        mean = torch.cat(list(means.values()), dim=1)  # (B, Da + 136)
+        mean = torch.cat(list(means.values()), dim=1)  # (B, all D)
         who = self.static(self.hide_channels(mean))  # (B, 1)
         frame_score = (score + who) * mask  # (B, T)
         pooled, won = self.pool.with_shares(frame_score, mask, quality)  # (B,), (B, T)

@@ -1,0 +1,62 @@
+"""`pipeline fit --model mdr`, `--model au` and `pipeline store tracks` as a user types them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.fit.openface_clips import write_openface
+from tests.fit.study_clips import make_study
+from tests.testing.command import pipeline
+
+MDR = [
+    part
+    for setting in ("windows=2,4", "components=4", "hidden=8", "epochs=1", "folds=3", "bound=1")
+    for part in ("--set", setting)
+]
+QUICK = [
+    part
+    for setting in ("epochs=1", "batch_size=8", "bootstrap=100", "refit=false")
+    for part in ("--set", setting)
+]
+
+
+def test_mdr_needs_no_labels_and_evaluate_reads_it(tmp_path: Path) -> None:
+    _, labels = make_study(tmp_path, clips=24, persons=12)
+    hidden = labels.rename(tmp_path / "later.csv")
+    done = pipeline(tmp_path, "fit", "--model", "mdr", *MDR, "--json")
+    told = json.loads(done.stdout)
+    assert [scale["window"] for scale in told["scales"]] == [2, 4]
+    assert {"mdr", "still", "gain", "rank_svm", "chance"} < set(told["scales"][0])
+    assert told["features"] == str(tmp_path / "features.mdr")
+    assert "12 persons that the embeddings show" in done.stderr
+
+    third = ["--set", "features=features.mdr", "--labels", str(hidden)]
+    models = ["--models", "tcn,meanpool", "--folds", "2", "--repeats", "1"]
+    done = pipeline(tmp_path, "evaluate", *models, *QUICK, *third, "--json")
+    assert {row["contestant"] for row in json.loads(done.stdout)["rows"]} >= {"tcn", "meanpool"}
+    # Others in the same place are another study.
+    again = ["--set", "features=features.mdr"]
+    pipeline(tmp_path, "fit", "--model", "mdr", *MDR, "--run", "second")
+    done = pipeline(tmp_path, "evaluate", *models, *QUICK, *again, "--labels", str(hidden), code=2)
+    assert "evaluation" in done.stderr
+
+
+def test_action_units_in_one_command_or_two(tmp_path: Path) -> None:
+    write_openface(tmp_path / "openface", clips=4, frames=30)
+    pipeline(tmp_path, "store", "import", "openface", "--from", "csv", "--store", "faces.store")
+    fit = ["fit", "--model", "au", "--store", "faces.store", "--set", "group=folder"]
+    few = ["--set", "folds=2", "--set", "bootstrap=100"]
+    done = pipeline(tmp_path, *fit, *few, "--labels", "openface", "--json")
+    told = json.loads(done.stdout)
+    assert set(told["tracks"]) == {"AU04_r", "AU12_r"}
+
+    done = pipeline(tmp_path, "store", "tracks", "openface", "--store", "faces.store", "--json")
+    assert json.loads(done.stdout)["clips"] == 4
+    done = pipeline(tmp_path, *fit, *few, "--labels", "faces.tracks", "--json", "--run", "two")
+    assert json.loads(done.stdout)["mean_icc"] == told["mean_icc"]
+    table = pipeline(tmp_path, *fit, *few, "--labels", "faces.tracks", "--run", "three").stdout
+    assert "ICC(3,1)" in table and "AU12_r" in table
+
+    done = pipeline(tmp_path, *fit, "--labels", "nothing", code=2)
+    assert "AU01_r" in done.stderr
