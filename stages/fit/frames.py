@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from torch import Tensor
 
 from stages.fit.batches import Batch, frames_read
 from stages.fit.models import Prediction
@@ -111,22 +112,25 @@ class FrameSink:
 
         def watch(batch: Batch, prediction: Prediction) -> None:
             for row, clip in enumerate(batch.clips):
-                self._take(self._clip(clip, row, prediction, label))
+                self._take(self._clip(clip, row, batch.mask[row], prediction, label))
 
         return watch
 
-    def _clip(self, clip: str, row: int, p: Prediction, label: LabelScale) -> ClipFrames:
+    def _clip(
+        self, clip: str, row: int, mask: Tensor, p: Prediction, label: LabelScale
+    ) -> ClipFrames:
         span = self._spans[clip]
         rows = slice(span.start, span.start + span.frames)
         timestamp = np.asarray(self._timestamp[rows].compute(), np.float64)
         valid = np.asarray(self._valid[rows].compute(), np.bool_)
         index = np.arange(span.frames)[frames_read(timestamp, self._fps, self._max_frames)]
-        seen = index[valid[index]]
+        read = mask[: len(index)].cpu().numpy()  # of a layer, perhaps some of the valid ones
+        seen = index[read]
         times_read = np.bincount(seen, minlength=span.frames)  # resampling may repeat a frame
 
         def summed(values: Any) -> FloatArray:
-            read = values[row, : len(index)].double().cpu().numpy()[valid[index]]
-            return np.asarray(np.bincount(seen, read, minlength=span.frames), np.float64)
+            told = values[row, : len(index)].double().cpu().numpy()[read]
+            return np.asarray(np.bincount(seen, told, minlength=span.frames), np.float64)
 
         def mean(values: Any) -> FloatArray:
             if values is None:
