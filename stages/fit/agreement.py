@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.fit.bootstrap import draw_weights, group_codes, interval
+from stages.fit.jackknife import error_interval
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -92,13 +93,12 @@ def agree(
     icc, error = icc31(x, y), mse(x, y)
     # Sums a person are all that a draw needs; on a common origin, so that nothing cancels.
     x, y = x - y.mean(), y - y.mean()
-    terms = (np.ones_like(x), x, y, x * x, y * y, x * y, (x - y) ** 2)
-    sums = np.stack([np.bincount(code, term, groups) for term in terms])  # (7, G)
+    terms = (np.ones_like(x), x, y, x * x, y * y, x * y)
+    sums = np.stack([np.bincount(code, term, groups) for term in terms])  # (6, G)
     drawn = [weights @ sums.T for weights in draw_weights(np.arange(groups), samples, seed)]
-    n, sx, sy, sxx, syy, sxy, see = np.concatenate(drawn).T  # (samples,) each
+    n, sx, sy, sxx, syy, sxy = np.concatenate(drawn).T  # (samples,) each
     with np.errstate(invalid="ignore", divide="ignore"):
         iccs = 2 * (sxy - sx * sy / n) / (sxx - sx**2 / n + syy - sy**2 / n)
     low, high = interval("pc", icc, iccs, groups)
-    return Agreement(
-        len(x), groups, icc, low, high, error, *interval("mae", error, see / n, groups)
-    )
+    span = (bound**2 for bound in error_interval("rmse", x, y, code))
+    return Agreement(len(x), groups, icc, low, high, error, *span)
