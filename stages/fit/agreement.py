@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.fit.bootstrap import draw_weights, group_codes, interval
+from stages.fit.jackknife import error_interval
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -72,7 +73,7 @@ def agree(
     samples: int = 2000,
     seed: int = 0,
 ) -> Agreement:
-    """Compare predictions of frames with their labels; whole persons are drawn for the intervals.
+    """Compare predictions of frames with their labels; whole persons are drawn for ICC's interval.
 
     Parameters
     ----------
@@ -90,15 +91,15 @@ def agree(
     code = group_codes([g for g, k in zip(group, known, strict=True) if k])
     groups = int(code.max()) + 1
     icc, error = icc31(x, y), mse(x, y)
+    # The interval of the mean square is that of its root, squared: both are made on a log scale.
+    error_low, error_high = (end**2 for end in error_interval("rmse", x, y, code))
     # Sums a person are all that a draw needs; on a common origin, so that nothing cancels.
     x, y = x - y.mean(), y - y.mean()
-    terms = (np.ones_like(x), x, y, x * x, y * y, x * y, (x - y) ** 2)
-    sums = np.stack([np.bincount(code, term, groups) for term in terms])  # (7, G)
+    terms = (np.ones_like(x), x, y, x * x, y * y, x * y)
+    sums = np.stack([np.bincount(code, term, groups) for term in terms])  # (6, G)
     drawn = [weights @ sums.T for weights in draw_weights(np.arange(groups), samples, seed)]
-    n, sx, sy, sxx, syy, sxy, see = np.concatenate(drawn).T  # (samples,) each
+    n, sx, sy, sxx, syy, sxy = np.concatenate(drawn).T  # (samples,) each
     with np.errstate(invalid="ignore", divide="ignore"):
         iccs = 2 * (sxy - sx * sy / n) / (sxx - sx**2 / n + syy - sy**2 / n)
     low, high = interval("pc", icc, iccs, groups)
-    return Agreement(
-        len(x), groups, icc, low, high, error, *interval("mae", error, see / n, groups)
-    )
+    return Agreement(len(x), groups, icc, low, high, error, error_low, error_high)

@@ -22,10 +22,11 @@ from stages.fit.dynamics.run import RESULT, Echo, MdrResult, write_ranking
 from stages.fit.dynamics.unet import PixelGenerator
 from stages.fit.dynamics.windows import around, spread
 from stages.fit.grouping import persons_without_labels
+from stages.fit.guard import TrainingError
 from stages.fit.provenance import StorePath, versions
 from stages.fit.run_files import write_json
 from stages.fit.spans import ClipSpan, clip_spans
-from stages.fit.trainer import TrainingError, reproducible
+from stages.fit.trainer import reproducible
 from stages.fit.whole_folder import check_absent, whole_folder
 from store.errors import FacepipeError
 

@@ -17,8 +17,8 @@ from stages.fit.dynamics.generator import Generator
 from stages.fit.dynamics.rank_loss import rank_loss
 from stages.fit.dynamics.ranking import accuracy, rank_svm
 from stages.fit.dynamics.windows import around, spread
+from stages.fit.guard import TrainingError
 from stages.fit.loader import ClipLoader
-from stages.fit.trainer import TrainingError
 
 FloatArray = npt.NDArray[np.float64]
 EpochDone = Callable[[dict[str, float]], None]
