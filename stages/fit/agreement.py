@@ -73,7 +73,7 @@ def agree(
     samples: int = 2000,
     seed: int = 0,
 ) -> Agreement:
-    """Compare predictions of frames with their labels; whole persons are drawn for the intervals.
+    """Compare predictions of frames with their labels; whole persons are drawn for ICC's interval.
 
     Parameters
     ----------
@@ -91,6 +91,8 @@ def agree(
     code = group_codes([g for g, k in zip(group, known, strict=True) if k])
     groups = int(code.max()) + 1
     icc, error = icc31(x, y), mse(x, y)
+    # The interval of the mean square is that of its root, squared: both are made on a log scale.
+    error_low, error_high = (end**2 for end in error_interval("rmse", x, y, code))
     # Sums a person are all that a draw needs; on a common origin, so that nothing cancels.
     x, y = x - y.mean(), y - y.mean()
     terms = (np.ones_like(x), x, y, x * x, y * y, x * y)
@@ -100,5 +102,4 @@ def agree(
     with np.errstate(invalid="ignore", divide="ignore"):
         iccs = 2 * (sxy - sx * sy / n) / (sxx - sx**2 / n + syy - sy**2 / n)
     low, high = interval("pc", icc, iccs, groups)
-    span = (bound**2 for bound in error_interval("rmse", x, y, code))
-    return Agreement(len(x), groups, icc, low, high, error, *span)
+    return Agreement(len(x), groups, icc, low, high, error, error_low, error_high)
