@@ -31,6 +31,7 @@ from stages.fit.models.frames import (
     over_windows,
 )
 from stages.fit.models.layers import at_least, shares
+from stages.fit.models.pooling import equal_shares
 from stages.fit.models.trunks import Trunk, feature_trunk, vgg_m_trunk, vision_trunk
 from stages.fit.pictures import Pictures
 from stages.fit.smooth_huber import SCORE_LOSSES, ScoreLoss, score_loss
@@ -214,7 +215,9 @@ class HMTNet(FrameModel):
         for task, branch, depth in zip(self._classes, self.branch, self._leaves, strict=True):
             logits = over_windows(branch(maps[depth]), len(frames))  # (N, C)
             classes[task] = log_softmax(by_clip(logits, mask)[1], dim=1)
-        return Prediction(clip_score.squeeze(1), frame_score.squeeze(2), classes=classes)
+        return Prediction(
+            clip_score.squeeze(1), frame_score.squeeze(2), won=equal_shares(mask), classes=classes
+        )
 
     def loss(self, prediction: Prediction, batch: Batch, config: TrainConfig) -> Tensor:
         """Weighted sum of the score's loss and each task's cross-entropy.

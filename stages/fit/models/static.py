@@ -24,6 +24,7 @@ from stages.fit.models.frames import (
     check_pictures,
     over_windows,
 )
+from stages.fit.models.pooling import equal_shares
 from stages.fit.pictures import Pictures
 
 
@@ -85,7 +86,7 @@ class StaticModel(FrameModel):
         seen = self.windows(frames)
         x = (seen - self.mean[:, None, None]) / self.sd[:, None, None]  # (W N, 3, S, S)
         frame_score, clip_score = by_clip(over_windows(self.body(x), len(frames)), mask)
-        return Prediction(clip_score.squeeze(1), frame_score.squeeze(2))
+        return Prediction(clip_score.squeeze(1), frame_score.squeeze(2), won=equal_shares(mask))
 
 
 @register("alexnet")
