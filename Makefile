@@ -9,7 +9,7 @@ STAMP := .venv/.installed
 # One thread a process: workers are one a core, and the nets are small.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup chromium demo test test-gpu lint bench-extract bench-load bench-step bench-store bench-science clean
+.PHONY: setup chromium demo test test-gpu lint docs bench-extract bench-load bench-step bench-store bench-science clean
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -44,6 +44,10 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/mkdocs build --strict --quiet
+
+docs: setup
+	$(BIN)/mkdocs build --strict
 
 # A folder of clips to measure on; CLIPS=... for others.
 CLIPS ?= demo/real_clips
