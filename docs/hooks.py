@@ -6,6 +6,7 @@ store/FORMAT.md, `reference/settings.md` is stages/fit/config.py.
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -55,6 +56,7 @@ def commands() -> str:
     done = subprocess.run(
         [*command, "--name", "pipeline", "--title", "Commands"],
         cwd=ROOT,
+        env={**os.environ, "TYPER_USE_RICH": "0"},  # rich takes "[default: ...]" for markup
         capture_output=True,
         text=True,
         check=True,
