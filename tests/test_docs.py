@@ -95,7 +95,7 @@ def shell(home: Path, command: str) -> str:
     ],
 )
 def test_every_command_of_the_page_runs(home: Path, page: str, left: list[str]) -> None:
-    labelled_videos(home / "videos")
+    labelled_videos(home / "videos", frames=6)
     (home / "videos/labels.csv").rename(home / "labels.csv")
     (home / "new_videos").mkdir()
     moving_square(home / "new_videos/a.mp4", frames=8)
