@@ -12,7 +12,7 @@ STAMP := .venv/.installed
 # One thread a process: workers are one a core, and the nets are small.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup chromium demo test test-gpu lint bench-extract bench-load bench-step bench-store bench-science clean
+.PHONY: setup chromium demo test test-gpu lint docs bench-extract bench-load bench-step bench-store bench-science clean
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -47,6 +47,11 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo build/docs/index.html
 
 # A folder of clips to measure on; the demo's if none is given.
 CLIPS ?=

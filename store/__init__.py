@@ -1,7 +1,9 @@
 """The feature store: dense per-frame Zarr arrays and an index of clips (FORMAT.md).
 
-One process writes, any number read, and every clip is either whole or not there:
+One process writes, any number read, and every clip is either whole or not there.
 
+Examples
+--------
 >>> with store.Writer("features.store", provenance) as writer:   # opens or creates, takes the lock
 ...     writer.append(record, rows)                              # cannot be lost once this returns
 >>> s = store.open("features.store")                             # reads no arrays
