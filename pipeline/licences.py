@@ -45,14 +45,15 @@ _IN_WORDS = {
     "zlib/libpng": "Zlib",
 }
 
-# Sentences that are in these licences' texts and in no other's; the first that fits.
+# What is in these licences' texts and in no other's.
+_BSD = "Redistributions in binary form must reproduce the above copyright"
 _TEXTS = (
-    ("Apache-2.0", "Apache License Version 2.0, January 2004"),
-    ("BSD-3-Clause", "may be used to endorse or promote products derived"),
-    ("BSD-2-Clause", "Redistributions in binary form must reproduce the above copyright"),
-    ("MIT", "Permission is hereby granted, free of charge, to any person obtaining a copy"),
-    ("ISC", "Permission to use, copy, modify, and/or distribute this software for any purpose"),
-    ("MPL-2.0", "Mozilla Public License Version 2.0"),
+    ("Apache-2.0", re.compile("Apache License,? Version 2.0, January 2004")),
+    ("BSD-3-Clause", re.compile(f"{_BSD}.{{0,500}}may be used to endorse or promote")),
+    ("BSD-2-Clause", re.compile(_BSD)),
+    ("MIT", re.compile("Permission is hereby granted, free of charge, to any person obtaining")),
+    ("ISC", re.compile("Permission to use, copy, modify, and/or distribute this software for any")),
+    ("MPL-2.0", re.compile("Mozilla Public License,? Version 2.0")),
 )
 # Bundled parts keep theirs elsewhere or under other names.
 _LICENCE_FILE = re.compile(r"[^/]+\.dist-info/(licenses/)?(licen[cs]e|copying)[^/]*", re.I)
@@ -175,9 +176,10 @@ def _one(text: str) -> str | None:
 
 
 def _of_text(text: str) -> str | None:
-    """Recognise the text of a licence itself."""
+    """Recognise the text of a licence; of several the first, since those of parts come after."""
     flat = " ".join(text.split())
-    return next((spdx for spdx, sentence in _TEXTS if sentence in flat), None)
+    found = [(match.start(), spdx) for spdx, sentence in _TEXTS if (match := sentence.search(flat))]
+    return min(found, key=lambda at_spdx: at_spdx[0])[1] if found else None
 
 
 def _short(text: str) -> str:

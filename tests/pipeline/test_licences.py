@@ -13,7 +13,8 @@ from pipeline.licences import dependencies, of
 from tests.testing.command import pipeline
 
 MIT = "Permission is hereby granted, free of charge, to any person obtaining\na copy of this ..."
-BSD3 = "... may be used to endorse or\n promote products derived from this software without ..."
+BSD2 = "* Redistributions in binary form must reproduce the above\n  copyright notice, list\n"
+BSD3 = f"{BSD2}* The name of ... may be used to endorse or\n  promote ...\n"
 
 
 def package(
@@ -52,6 +53,9 @@ def test_a_statement_becomes_spdx(tmp_path: Path, field: str, spdx: str) -> None
 def test_where_a_statement_fits_several_licences_the_text_decides(tmp_path: Path) -> None:
     found = of(package(tmp_path, "License: BSD", licence=BSD3))
     assert (found.spdx, found.source) == ("BSD-3-Clause", "LICENSE.txt")
+    assert of(package(tmp_path / "1", "License: BSD", licence=BSD2)).spdx == "BSD-2-Clause"
+    parts = f"{BSD2} {'and much more. ' * 50} Parts are of others: {MIT} {BSD3}"
+    assert of(package(tmp_path / "parts", licence=parts)).spdx == "BSD-2-Clause"
     assert of(package(tmp_path / "2", "License: " + MIT.replace("\n", " "))).spdx == "MIT"
 
 
