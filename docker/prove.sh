@@ -70,7 +70,7 @@ done
 inside() {
     namespaces=$1
     shift
-    # shellcheck disable=SC2086 # lists of words
+    # shellcheck disable=SC2016,SC2086 # for the inner shell; lists of words
     MOUNTED=$mounted DATA=$work/data PLACE=$place SHARED="$shared /etc/resolv.conf" USER_ID=$user \
         ENVIRONMENT=$work/env unshare --mount --pid --fork $namespaces sh -euc '
             mount --bind "$MOUNTED" "$MOUNTED"
@@ -88,6 +88,7 @@ inside() {
 }
 
 say "user $user, read-only root"
+# shellcheck disable=SC2016 # for the inner shell
 inside "" sh -euc '
     ! touch /opt/venv/written 2>/dev/null || { echo "the root file system can be written to"; exit 1; }
     test "$(id -u)" = 1000
