@@ -13,8 +13,9 @@
 # Not proved by this: Docker's own build and isolation, the published base image, compose, the GPU image.
 #
 # From the environment: TORCH and PIP_EXTRA_INDEX_URL as for the build, MIRROR of Debian, CLIPS (a folder
-# in place of the demo's clips), SHARE (paths to be seen inside as they are here, such as a folder of
-# wheels that /etc/pip.conf names). This machine's /etc/pip.conf and certificates hold inside too.
+# in place of the demo's clips), PIP_CONF (pip's configuration inside, /etc/pip.conf if not given), SHARE
+# (paths to be seen inside as they are here, such as a folder of wheels that PIP_CONF names). This
+# machine's certificates hold inside too.
 set -eu
 
 repository=$(cd "$(dirname "$0")/.." && pwd)
@@ -28,9 +29,11 @@ say() { echo "== $*" >&2; }
 stored() { buildah --root "$work/storage" --runroot "$work/run" "$@"; }
 
 shared=
-for path in /etc/pip.conf /etc/ssl/certs ${SHARE:-} ${CLIPS:-}; do
+for path in ${SHARE:-} ${CLIPS:-}; do
     [ ! -e "$path" ] || shared="$shared $path"
 done
+configuration=${PIP_CONF:-/etc/pip.conf}
+certificates=/etc/ssl/certs/ca-certificates.crt
 
 if ! stored inspect --type image "$base" >/dev/null 2>&1; then
     say "base: debootstrap"
@@ -41,7 +44,9 @@ if ! stored inspect --type image "$base" >/dev/null 2>&1; then
 fi
 
 say "image: buildah"
-set --
+# Debian's ca-certificates makes its own bundle, and takes this one in.
+set -- --volume "$certificates:/usr/local/share/ca-certificates/this-machine.crt:ro"
+[ ! -e "$configuration" ] || set -- "$@" --volume "$configuration:/etc/pip.conf:ro"
 for path in $shared; do set -- "$@" --volume "$path:$path:ro"; done
 [ -z "${TORCH:-}" ] || set -- "$@" --build-arg "TORCH=$TORCH"
 [ -z "${PIP_EXTRA_INDEX_URL:-}" ] || set -- "$@" --build-arg "PIP_EXTRA_INDEX_URL=$PIP_EXTRA_INDEX_URL"
@@ -62,16 +67,19 @@ done
 say "as user $user in $place, health check $(config .Docker.Config.Healthcheck.Test)"
 # A new volume gets the owner that its folder has in the image.
 chown "$(stat -c %u:%g "$mounted$place")" "$work/data"
-for path in $shared /etc/resolv.conf; do
+shared="$shared $certificates /etc/resolv.conf"
+for path in $shared; do
+    mkdir -p "$mounted$(dirname "$path")"
     if [ -d "$path" ]; then mkdir -p "$mounted$path"; else touch "$mounted$path"; fi
 done
+[ ! -e "$configuration" ] || cp "$configuration" "$mounted/etc/pip.conf"
 
 # inside NAMESPACES COMMAND...: as the image's user; NAMESPACES are options of unshare(1).
 inside() {
     namespaces=$1
     shift
     # shellcheck disable=SC2016,SC2086 # for the inner shell; lists of words
-    MOUNTED=$mounted DATA=$work/data PLACE=$place SHARED="$shared /etc/resolv.conf" USER_ID=$user \
+    MOUNTED=$mounted DATA=$work/data PLACE=$place SHARED=$shared USER_ID=$user \
         ENVIRONMENT=$work/env unshare --mount --pid --fork $namespaces sh -euc '
             mount --bind "$MOUNTED" "$MOUNTED"
             for path in $SHARED; do mount --bind "$path" "$MOUNTED$path"; done
