@@ -11,6 +11,7 @@ from pipeline import __version__, console, evaluate_commands, feature_commands, 
 from pipeline.commands import packs_app, store_app
 from pipeline.errors import run_reporting
 from pipeline.label_commands import labels_app
+from pipeline.licence_commands import licences
 from pipeline.live_commands import live
 from pipeline.model_commands import models
 from pipeline.report_commands import report
@@ -31,6 +32,7 @@ evaluate_commands.add_to(app)
 app.command()(tune_commands.tune)
 feature_commands.add_to(app)
 app.command()(models)
+app.command()(licences)
 app.command()(live)
 app.command()(report)
 

@@ -138,6 +138,20 @@ def manifest(folder: Path) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where one net of the pack comes from, as ``pack.json`` says it."""
+
+    role: str
+    licence: str
+    provenance: str
+
+
+def origins() -> list[Origin]:
+    """Return the origin of each net, whether the pack is installed or not."""
+    return [Origin(source.role, source.licence, source.provenance) for source in _SOURCES]
+
+
 def _detector(model: Any) -> Any:
     """YuNet -> SCRFD protocol: input (N, 3, h, w) RGB (x - 127.5) / 128, sides multiples of 32.
 
