@@ -50,7 +50,10 @@ def add_to(app: typer.Typer) -> None:
 
 
 def compact(store: OneStore, json: Json = False) -> None:
-    """Take in the journal, close the holes of removed clips, give free space back to the disk."""
+    """Take in the journal, close the holes of removed clips, give free space back to the disk.
+
+    Example: pipeline store compact features.store
+    """
     from store.care import compact as run
 
     before, after = run(store)
@@ -69,6 +72,7 @@ def forget(
     """Erase clips: no file of the store holds their ids or rows any more.
 
     The whole store is written anew, so name all clips at once.
+    Example: pipeline store forget features.store a.mp4 b.mp4 --yes
     """
     from store.care import forget as run
 
@@ -99,7 +103,10 @@ def merge(
     ],
     json: Json = False,
 ) -> None:
-    """Write the clips of several stores into a new one."""
+    """Write the clips of several stores into a new one.
+
+    Example: pipeline store merge all.store part1.store part2.store
+    """
     from store.merge import merge as run
 
     tracks = run(out, stores)
@@ -118,7 +125,10 @@ def export(
     out: Annotated[Path, typer.Option("--out", help="New file; for npz and csv, new folder.")],
     json: Json = False,
 ) -> None:
-    """Write a store for other programs: HDF5, Parquet, CSV in OpenFace's columns, or npz."""
+    """Write a store for other programs: HDF5, Parquet, CSV in OpenFace's columns, or npz.
+
+    Example: pipeline store export features.store --to hdf5 --out features.h5
+    """
     import store as package
     from store.exchange import export as run
 
@@ -145,6 +155,7 @@ def import_(
     """Take features that were made elsewhere into a store; stage one is skipped.
 
     Clips that are in the store are left alone.
+    Example: pipeline store import features.h5 --from hdf5 --store features.store
     """
     from store.exchange_formats import import_from
 

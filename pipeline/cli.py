@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline import __version__, console, evaluate_commands, tune_commands
+from pipeline import console, evaluate_commands, group, tune_commands
 from pipeline.commands import packs_app, store_app
 from pipeline.errors import run_reporting
 from pipeline.label_commands import labels_app
@@ -19,6 +19,8 @@ from stages.extract.recipe import WhichFaces
 
 app = typer.Typer(
     name="pipeline",
+    cls=group.CommandLine,
+    context_settings={"auto_envvar_prefix": group.PREFIX},
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -33,6 +35,10 @@ app.command()(models)
 app.command()(live)
 app.command()(report)
 
+EPILOG = (
+    "Every option can also be given in pipeline.toml ([extract] workers = 2) or as an environment "
+    "variable (PIPELINE_EXTRACT_WORKERS=2); the command line comes first, then the variable."
+)
 DEFAULT_STORE = Path("features.store")
 DEFAULT_RUNS = Path("runs")
 
@@ -53,14 +59,38 @@ PerFrame = Annotated[
 
 def _version(wanted: bool) -> None:
     if wanted:
-        console.result(f"facepipe {__version__}")
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            told = version("facepipe")
+        except PackageNotFoundError:  # run from a source tree that is not installed
+            told = "unknown"
+        console.result(f"facepipe {told}")
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(epilog=EPILOG)
 def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    config_file: Annotated[
+        Path | None,
+        typer.Option(
+            callback=group.configure,
+            is_eager=True,
+            help="Options for the commands, in TOML.",
+            show_default="pipeline.toml, if it is there",
+        ),
+    ] = None,
+    quiet: Annotated[
+        bool,
+        typer.Option(
+            "--quiet",
+            callback=group.hush,
+            expose_value=False,
+            help="No progress and no notes on stderr; warnings and errors stay.",
+        ),
     ] = False,
 ) -> None: ...
 
@@ -267,6 +297,7 @@ def overlay(
     name: Annotated[
         str | None, typer.Option("--clip", help="Its id in the store. [default: the file's name]")
     ] = None,
+    json: Json = False,
 ) -> None:
     """Draw what a store holds of a clip on the clip: boxes, landmarks, tracks.
 
@@ -275,6 +306,9 @@ def overlay(
     from stages.extract.overlay import overlay as draw
 
     frames = draw(name or clip.name, clip, store, out)
+    if json:
+        console.emit({"clip": name or clip.name, "frames": frames, "out": str(out)})
+        return
     console.result(f"{frames} frames drawn: {out}")
 
 

@@ -33,6 +33,13 @@ if TYPE_CHECKING:  # the console itself must come up at once
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
+_quiet = False
+
+
+def be_quiet(wanted: bool = True) -> None:
+    """Print neither notes nor progress from now on; results, warnings and errors stay."""
+    global _quiet
+    _quiet = wanted
 
 
 def shown(text: str, style: str = "") -> Text:
@@ -42,7 +49,8 @@ def shown(text: str, style: str = "") -> Text:
 
 def note(line: str) -> None:
     """Say something by the way."""
-    err.print(shown(line, "dim"), soft_wrap=True)
+    if not _quiet:
+        err.print(shown(line, "dim"), soft_wrap=True)
 
 
 def warn(line: str) -> None:
@@ -114,7 +122,7 @@ class ClipProgress:
 
 
 @contextmanager
-def clip_progress(quiet: bool = False) -> Iterator[ClipProgress]:
+def clip_progress() -> Iterator[ClipProgress]:
     """Show a bar on stderr while clips are extracted."""
     columns = (
         SpinnerColumn(),
@@ -126,7 +134,7 @@ def clip_progress(quiet: bool = False) -> Iterator[ClipProgress]:
         TextColumn("eta"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err, disable=quiet, transient=True) as progress:
+    with Progress(*columns, console=err, disable=_quiet, transient=True) as progress:
         yield ClipProgress(progress)
 
 
@@ -141,7 +149,7 @@ def epoch_progress(total: int) -> Iterator[Any]:
         TextColumn("{task.fields[state]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err, transient=True) as progress:
+    with Progress(*columns, console=err, disable=_quiet, transient=True) as progress:
         task = progress.add_task("training", total=total, state="")
 
         def epoch(row: dict[str, float]) -> None:
@@ -161,7 +169,7 @@ def fold_progress(first: str = "folds") -> Iterator[Any]:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err, transient=True) as progress:
+    with Progress(*columns, console=err, disable=_quiet, transient=True) as progress:
         task = progress.add_task(first, total=None)
 
         def fold(name: str, done: int, total: int) -> None:

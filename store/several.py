@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from store.arrays import AnyArray
 from store.crop_index import CropRecord
-from store.digest import digest as digest_one
+from store.digests import digest as digest_one
 from store.errors import (
     ClipExistsError,
     ClipNotFoundError,
@@ -30,8 +30,8 @@ from store.reader import Store
 from store.remote import is_url, local_path
 from store.schema import ArraySpec, ClipRecord, Status
 from store.select import Choice
-from store.verify import VerifyReport
-from store.verify import verify as verify_one
+from store.verification import VerifyReport
+from store.verification import verify as verify_one
 
 if TYPE_CHECKING:
     import dask.array
@@ -326,7 +326,7 @@ def digest(path: OnePath | ManyPaths) -> Iterator[tuple[str, str]]:
     Raises
     ------
     StoreError
-        As `store.digest.digest`, and as `Stores` for several.
+        As `store.digests.digest`, and as `Stores` for several.
     """
     if isinstance(path, str | PathLike):
         yield from digest_one(path)
@@ -343,7 +343,7 @@ def verify(path: OnePath | ManyPaths) -> VerifyReport:
     Raises
     ------
     StoreNotFoundError, StoreFormatError
-        As `store.verify.verify`.
+        As `store.verification.verify`.
     """
     if isinstance(path, str | PathLike):
         return verify_one(path)
