@@ -14,6 +14,7 @@ from pipeline.label_commands import labels_app
 from pipeline.live_commands import live
 from pipeline.model_commands import models
 from pipeline.report_commands import report
+from pipeline.schema_commands import schema
 from stages.extract.device import Device, Precision
 from stages.extract.recipe import WhichFaces
 
@@ -34,6 +35,7 @@ app.command()(tune_commands.tune)
 app.command()(models)
 app.command()(live)
 app.command()(report)
+app.command()(schema)
 
 EPILOG = (
     "Every option can also be given in pipeline.toml ([extract] workers = 2) or as an environment "

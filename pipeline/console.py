@@ -7,6 +7,7 @@ channels and people: it is shown as it is, rich's brackets too, but for what wou
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,9 +75,17 @@ say = result
 
 
 def emit(value: dict[str, Any]) -> None:
-    """Print the one JSON object of a run with ``--json``."""
-    sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
+    """Print the one JSON object of a run with ``--json``; numbers that JSON lacks are null."""
+    sys.stdout.write(json.dumps(_finite(value), allow_nan=False) + "\n")
     sys.stdout.flush()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def table(title: str, columns: list[str], rows: list[list[object]]) -> None:
