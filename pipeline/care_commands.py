@@ -56,7 +56,8 @@ def compact(store: OneStore, json: Json = False) -> None:
     """
     from store.care import compact as run
 
-    before, after = run(store)
+    with console.work_progress("copying") as progress:
+        before, after = run(store, progress)
     if json:
         console.emit({"bytes_before": before, "bytes": after})
         return
@@ -78,7 +79,8 @@ def forget(
 
     if not yes:
         _confirm(f"Erase {len(clips)} clips from {store} for good?")
-    rows = run(store, clips)
+    with console.work_progress("copying") as progress:
+        rows = run(store, clips, progress)
     if json:
         console.emit({"clips": list(dict.fromkeys(clips)), "frames": rows})
         return
@@ -109,7 +111,8 @@ def merge(
     """
     from store.merge import merge as run
 
-    tracks = run(out, stores)
+    with console.work_progress("merging") as progress:
+        tracks = run(out, stores, progress=progress)
     if json:
         console.emit({"store": str(out), "tracks": tracks})
         return
@@ -133,8 +136,8 @@ def export(
     from store.exchange import export as run
 
     given: Any = stores[0] if len(stores) == 1 else stores
-    with package.open(given) as opened:
-        done = run(opened, to, out)
+    with package.open(given) as opened, console.work_progress("exporting") as progress:
+        done = run(opened, to, out, progress)
     if json:
         console.emit({"clips": done.clips, "frames": done.rows, "left_out": done.left_out})
         return

@@ -10,6 +10,7 @@ import typer
 from pipeline import console, evaluate_commands, group, tune_commands
 from pipeline.commands import packs_app, store_app
 from pipeline.errors import run_reporting
+from pipeline.explore_commands import explore
 from pipeline.label_commands import labels_app
 from pipeline.live_commands import live
 from pipeline.model_commands import models
@@ -35,6 +36,7 @@ app.command()(tune_commands.tune)
 app.command()(models)
 app.command()(live)
 app.command()(report)
+app.command()(explore)
 app.command()(schema)
 
 EPILOG = (
@@ -61,13 +63,9 @@ PerFrame = Annotated[
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import PackageNotFoundError, version
+        from pipeline import __version__
 
-        try:
-            told = version("facepipe")
-        except PackageNotFoundError:  # run from a source tree that is not installed
-            told = "unknown"
-        console.result(f"facepipe {told}")
+        console.result(f"facepipe {__version__}")
         raise typer.Exit
 
 
@@ -91,6 +89,7 @@ def _root(
             "--quiet",
             callback=group.hush,
             expose_value=False,
+            show_envvar=False,
             help="No progress and no notes on stderr; warnings and errors stay.",
         ),
     ] = False,
@@ -307,7 +306,8 @@ def overlay(
     """
     from stages.extract.overlay import overlay as draw
 
-    frames = draw(name or clip.name, clip, store, out)
+    with console.work_progress("drawing") as progress:
+        frames = draw(name or clip.name, clip, store, out, progress)
     if json:
         console.emit({"clip": name or clip.name, "frames": frames, "out": str(out)})
         return

@@ -171,7 +171,8 @@ def verify_store(
     repaired = [line for one in store for line in _repair(one)] if repair else []
     for line in repaired:
         console.warn(line)
-    report = stores.verify(_one_or_several(store))
+    with console.work_progress("reading") as progress:
+        report = stores.verify(_one_or_several(store), progress)
     if json:
         console.emit(
             {
@@ -224,9 +225,10 @@ def digest(store: Stores, json: Json = False) -> None:
     """
     import store as stores
 
-    found = stores.digest(_one_or_several(store))
+    with console.work_progress("reading") as progress:
+        found = dict(stores.digest(_one_or_several(store), progress))
     if json:
-        console.emit({"store": _told(store), "clips": dict(found)})
+        console.emit({"store": _told(store), "clips": found})
         return
-    for clip, sha256 in found:
+    for clip, sha256 in found.items():
         console.result(f"{clip} {sha256}")

@@ -74,9 +74,12 @@ def _value(value: Any, param: Any, where: str) -> Any:
 
 
 def explain(error: Any, path: Path | None) -> ConfigFileError | None:
-    """Return what to say of an option's value that will not do, if it is the file's."""
+    """Return what to say of a value that will not do, if it is the file's or a variable's."""
     ctx, param = error.ctx, error.param
     source = ctx.get_parameter_source(param.name) if ctx and param else None
+    if source is not None and source.name == "ENVIRONMENT":
+        variable = param.envvar or f"{ctx.auto_envvar_prefix}_{param.name.upper()}"
+        return ConfigFileError(f"{variable}: {error.message}", "it is set in the environment")
     if source is None or source.name != "DEFAULT_MAP":
         return None
     words = [option_name(param)]

@@ -34,7 +34,7 @@ class CommandLine(TyperGroup):
             command.help = escape(command.help) if command.help else None
             command.epilog = escape(command.epilog) if command.epilog else None
             for param in command.params:
-                if words or param is not quiet:
+                if param is not quiet:
                     _prepare(param, "_".join([PREFIX, *words]))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -61,8 +61,6 @@ def walk(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str,
 
 
 def _prepare(param: Any, prefix: str) -> None:
-    if param.name == "quiet" and param.show_envvar is False:
-        return  # one and the same below every command
     if getattr(param, "help", None):
         param.help = escape(param.help)
     param.show_envvar = False  # the rule is told once, a line for each would bury the help
