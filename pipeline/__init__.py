@@ -1,8 +1,14 @@
 """What a person touches: the command line, messages, the demo."""
 
-from importlib.metadata import PackageNotFoundError, version
+__version__: str
 
-try:
-    __version__ = version("facepipe")
-except PackageNotFoundError:  # run from a source tree that is not installed
-    __version__ = "unknown"
+
+def __getattr__(name: str) -> str:
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib.metadata import PackageNotFoundError, version  # slow, and seldom asked for
+
+    try:
+        return version("facepipe")
+    except PackageNotFoundError:  # run from a source tree that is not installed
+        return "unknown"

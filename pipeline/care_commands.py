@@ -51,10 +51,14 @@ def add_to(app: typer.Typer) -> None:
 
 
 def compact(store: OneStore, json: Json = False) -> None:
-    """Take in the journal, close the holes of removed clips, give free space back to the disk."""
+    """Take in the journal, close the holes of removed clips, give free space back to the disk.
+
+    Example: pipeline store compact features.store
+    """
     from store.care import compact as run
 
-    before, after = run(store)
+    with console.work_progress("copying") as progress:
+        before, after = run(store, progress)
     if json:
         console.emit({"bytes_before": before, "bytes": after})
         return
@@ -70,12 +74,14 @@ def forget(
     """Erase clips: no file of the store holds their ids or rows any more.
 
     The whole store is written anew, so name all clips at once.
+    Example: pipeline store forget features.store a.mp4 b.mp4 --yes
     """
     from store.care import forget as run
 
     if not yes:
         _confirm(f"Erase {len(clips)} clips from {store} for good?")
-    rows = run(store, clips)
+    with console.work_progress("copying") as progress:
+        rows = run(store, clips, progress)
     if json:
         console.emit({"clips": list(dict.fromkeys(clips)), "frames": rows})
         return
@@ -100,10 +106,14 @@ def merge(
     ],
     json: Json = False,
 ) -> None:
-    """Write the clips of several stores into a new one."""
+    """Write the clips of several stores into a new one.
+
+    Example: pipeline store merge all.store part1.store part2.store
+    """
     from store.merge import merge as run
 
-    tracks = run(out, stores)
+    with console.work_progress("merging") as progress:
+        tracks = run(out, stores, progress=progress)
     if json:
         console.emit({"store": str(out), "tracks": tracks})
         return
@@ -119,13 +129,16 @@ def export(
     out: Annotated[Path, typer.Option("--out", help="New file; for npz and csv, new folder.")],
     json: Json = False,
 ) -> None:
-    """Write a store for other programs: HDF5, Parquet, CSV in OpenFace's columns, or npz."""
+    """Write a store for other programs: HDF5, Parquet, CSV in OpenFace's columns, or npz.
+
+    Example: pipeline store export features.store --to hdf5 --out features.h5
+    """
     import store as package
     from store.exchange import export as run
 
     given: Any = stores[0] if len(stores) == 1 else stores
-    with package.open(given) as opened:
-        done = run(opened, to, out)
+    with package.open(given) as opened, console.work_progress("exporting") as progress:
+        done = run(opened, to, out, progress)
     if json:
         console.emit({"clips": done.clips, "frames": done.rows, "left_out": done.left_out})
         return
@@ -146,6 +159,7 @@ def import_(
     """Take features that were made elsewhere into a store; stage one is skipped.
 
     Clips that are in the store are left alone.
+    Example: pipeline store import features.h5 --from hdf5 --store features.store
     """
     from store.exchange_formats import import_from
 

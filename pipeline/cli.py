@@ -7,19 +7,23 @@ from typing import Annotated
 
 import typer
 
-from pipeline import __version__, console, evaluate_commands, feature_commands, tune_commands
+from pipeline import console, evaluate_commands, feature_commands, group, tune_commands
 from pipeline.commands import packs_app, store_app
 from pipeline.errors import run_reporting
+from pipeline.explore_commands import explore
 from pipeline.label_commands import labels_app
 from pipeline.licence_commands import licences
 from pipeline.live_commands import live
 from pipeline.model_commands import models
 from pipeline.report_commands import report
+from pipeline.schema_commands import schema
 from stages.extract.device import Device, Precision
 from stages.extract.recipe import WhichFaces
 
 app = typer.Typer(
     name="pipeline",
+    cls=group.CommandLine,
+    context_settings={"auto_envvar_prefix": group.PREFIX},
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -35,7 +39,13 @@ app.command()(models)
 app.command()(licences)
 app.command()(live)
 app.command()(report)
+app.command()(explore)
+app.command()(schema)
 
+EPILOG = (
+    "Every option can also be given in pipeline.toml ([extract] workers = 2) or as an environment "
+    "variable (PIPELINE_EXTRACT_WORKERS=2); the command line comes first, then the variable."
+)
 DEFAULT_STORE = Path("features.store")
 DEFAULT_RUNS = Path("runs")
 
@@ -56,14 +66,35 @@ PerFrame = Annotated[
 
 def _version(wanted: bool) -> None:
     if wanted:
+        from pipeline import __version__
+
         console.result(f"facepipe {__version__}")
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(epilog=EPILOG)
 def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    config_file: Annotated[
+        Path | None,
+        typer.Option(
+            callback=group.configure,
+            is_eager=True,
+            help="Options for the commands, in TOML.",
+            show_default="pipeline.toml, if it is there",
+        ),
+    ] = None,
+    quiet: Annotated[
+        bool,
+        typer.Option(
+            "--quiet",
+            callback=group.hush,
+            expose_value=False,
+            show_envvar=False,
+            help="No progress and no notes on stderr; warnings and errors stay.",
+        ),
     ] = False,
 ) -> None: ...
 
@@ -281,6 +312,7 @@ def overlay(
     name: Annotated[
         str | None, typer.Option("--clip", help="Its id in the store. [default: the file's name]")
     ] = None,
+    json: Json = False,
 ) -> None:
     """Draw what a store holds of a clip on the clip: boxes, landmarks, tracks.
 
@@ -288,7 +320,11 @@ def overlay(
     """
     from stages.extract.overlay import overlay as draw
 
-    frames = draw(name or clip.name, clip, store, out)
+    with console.work_progress("drawing") as progress:
+        frames = draw(name or clip.name, clip, store, out, progress)
+    if json:
+        console.emit({"clip": name or clip.name, "frames": frames, "out": str(out)})
+        return
     console.result(f"{frames} frames drawn: {out}")
 
 

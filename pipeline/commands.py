@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -23,16 +24,22 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")
 
 
 @packs_app.command("install")
-def install(name: Name) -> None:
-    """Fetch a pack and check it; a second call does nothing."""
+def install(name: Name, json: Json = False) -> None:
+    """Fetch a pack and check it; a second call does nothing.
+
+    Example: pipeline packs install lite
+    """
     from stages.extract import packs
 
-    console.result(str(packs.install(name, console.note)))
+    _show_path(name, packs.install(name, console.note), json)
 
 
 @packs_app.command("list")
 def list_packs(json: Json = False) -> None:
-    """List the packs known by name, with licence, and whether they are installed."""
+    """List the packs known by name, with licence, and whether they are installed.
+
+    Example: pipeline packs list
+    """
     from stages.extract import packs
 
     known = packs.known()
@@ -44,24 +51,41 @@ def list_packs(json: Json = False) -> None:
 
 
 @packs_app.command("path")
-def path(name: Name) -> None:
-    """Print the folder of an installed pack; insightface's FaceAnalysis loads it by that path."""
+def path(name: Name, json: Json = False) -> None:
+    """Print the folder of an installed pack; insightface's FaceAnalysis loads it by that path.
+
+    Example: pipeline packs path lite
+    """
     from stages.extract import packs
 
-    console.result(str(packs.path(name)))
+    _show_path(name, packs.path(name), json)
+
+
+def _show_path(name: str, folder: Path, json: bool) -> None:
+    if json:
+        console.emit({"pack": name, "path": str(folder)})
+        return
+    console.result(str(folder))
 
 
 @packs_app.command("verify")
-def verify_pack(name: Name) -> None:
-    """Check every file of a pack against its checksums."""
+def verify_pack(name: Name, json: Json = False) -> None:
+    """Check every file of a pack against its checksums; leaves with 1 if one is not as it was.
+
+    Example: pipeline packs verify lite
+    """
     from stages.extract import packs
 
     problems = packs.verify(name)
-    for problem in problems:
-        console.error(problem)
+    if json:
+        console.emit({"pack": name, "ok": not problems, "problems": problems})
+    else:
+        for problem in problems:
+            console.error(problem)
+        if not problems:
+            console.result(f"{name}: every file is as it should be")
     if problems:
         raise typer.Exit(1)
-    console.result(f"{name}: every file is as it should be")
 
 
 def _one_or_several(given: list[str]) -> Any:
@@ -74,7 +98,10 @@ def _told(given: list[str]) -> str | list[str]:
 
 @store_app.command("info")
 def info(store: Stores, json: Json = False) -> None:
-    """Say what a store holds and what it was made with."""
+    """Say what a store holds and what it was made with.
+
+    Example: pipeline store info features.store
+    """
     import store as stores
     from store.care import size
     from store.schema import FORMAT_VERSION, array_specs
@@ -137,13 +164,17 @@ def verify_store(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Check every invariant of a store and the hash of every clip's rows."""
+    """Check every invariant of a store and the hash of every clip's rows; leaves with 1 on damage.
+
+    Example: pipeline store verify features.store
+    """
     import store as stores
 
     repaired = [line for one in store for line in _repair(one)] if repair else []
     for line in repaired:
         console.warn(line)
-    report = stores.verify(_one_or_several(store))
+    with console.work_progress("reading") as progress:
+        report = stores.verify(_one_or_several(store), progress)
     if json:
         console.emit(
             {
@@ -193,18 +224,24 @@ def digest(
     layer: Annotated[
         str | None, typer.Option(help="Of this layer's rows. [default: of all other arrays]")
     ] = None,
+    json: Json = False,
 ) -> None:
     """Print a line a clip: its id and the sha256 over its rows of every array, or of a layer.
 
     Independent of the order in which clips were written; equal for equal features.
+    Example: pipeline store digest features.store
     """
     import store as stores
     from store import layer_writer
 
-    found = (
-        stores.digest(_one_or_several(store))
-        if layer is None
-        else (line for one in store for line in layer_writer.digest(one, layer))
-    )
+    with console.work_progress("reading") as progress:
+        found = list(
+            stores.digest(_one_or_several(store), progress)
+            if layer is None
+            else (line for one in store for line in layer_writer.digest(one, layer))
+        )
+    if json:
+        console.emit({"store": _told(store), "clips": dict(found)})
+        return
     for clip, sha256 in found:
         console.result(f"{clip} {sha256}")

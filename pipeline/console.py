@@ -7,8 +7,9 @@ channels and people: it is shown as it is, rich's brackets too, but for what wou
 from __future__ import annotations
 
 import json
+import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
+    TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -33,6 +35,13 @@ if TYPE_CHECKING:  # the console itself must come up at once
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
+_quiet = False
+
+
+def be_quiet(wanted: bool = True) -> None:
+    """Print neither notes nor progress from now on; results, warnings and errors stay."""
+    global _quiet
+    _quiet = wanted
 
 
 def shown(text: str, style: str = "") -> Text:
@@ -42,7 +51,8 @@ def shown(text: str, style: str = "") -> Text:
 
 def note(line: str) -> None:
     """Say something by the way."""
-    err.print(shown(line, "dim"), soft_wrap=True)
+    if not _quiet:
+        err.print(shown(line, "dim"), soft_wrap=True)
 
 
 def warn(line: str) -> None:
@@ -66,9 +76,17 @@ say = result
 
 
 def emit(value: dict[str, Any]) -> None:
-    """Print the one JSON object of a run with ``--json``."""
-    sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
+    """Print the one JSON object of a run with ``--json``; numbers that JSON lacks are null."""
+    sys.stdout.write(json.dumps(_finite(value), allow_nan=False) + "\n")
     sys.stdout.flush()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def table(title: str, columns: list[str], rows: list[list[object]]) -> None:
@@ -114,7 +132,7 @@ class ClipProgress:
 
 
 @contextmanager
-def clip_progress(quiet: bool = False) -> Iterator[ClipProgress]:
+def clip_progress() -> Iterator[ClipProgress]:
     """Show a bar on stderr while clips are extracted."""
     columns = (
         SpinnerColumn(),
@@ -126,7 +144,7 @@ def clip_progress(quiet: bool = False) -> Iterator[ClipProgress]:
         TextColumn("eta"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err, disable=quiet, transient=True) as progress:
+    with Progress(*columns, console=err, disable=_quiet, transient=True) as progress:
         yield ClipProgress(progress)
 
 
@@ -141,7 +159,7 @@ def epoch_progress(total: int) -> Iterator[Any]:
         TextColumn("{task.fields[state]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err, transient=True) as progress:
+    with Progress(*columns, console=err, disable=_quiet, transient=True) as progress:
         task = progress.add_task("training", total=total, state="")
 
         def epoch(row: dict[str, float]) -> None:
@@ -149,6 +167,23 @@ def epoch_progress(total: int) -> Iterator[Any]:
             progress.update(task, advance=1, state=state)
 
         yield epoch
+
+
+@contextmanager
+def work_progress(name: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar on stderr during a long pass; yields what is told (done, of all) of its work."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("eta"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, disable=_quiet, transient=True) as progress:
+        task = progress.add_task(name, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 @contextmanager
@@ -161,7 +196,7 @@ def fold_progress(first: str = "folds") -> Iterator[Any]:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err, transient=True) as progress:
+    with Progress(*columns, console=err, disable=_quiet, transient=True) as progress:
         task = progress.add_task(first, total=None)
 
         def fold(name: str, done: int, total: int) -> None:

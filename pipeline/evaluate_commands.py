@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -232,13 +231,9 @@ def _show(evaluated: Evaluated, json: bool) -> None:
                 "groups": evaluated.study.grouping.sentences,
                 "rows": [_told(row) for row in comparison.rows],
                 "raw_score_rows": [_told(row) for row in comparison.raw],
-                "differences": [_finite(vars(d)) for d in comparison.differences],
+                "differences": [vars(d) for d in comparison.differences],
                 "explain": [
-                    {
-                        **vars(link),
-                        "within": _finite(vars(link.within)),
-                        "pooled": _finite(vars(link.pooled)),
-                    }
+                    {**vars(link), "within": vars(link.within), "pooled": vars(link.pooled)}
                     for link in evaluated.links
                 ],
                 "tasks": {n: [vars(a) for a in found] for n, found in evaluated.tasks.items()},
@@ -272,9 +267,5 @@ def _told(row: Row) -> dict[str, Any]:
         "subset": row.subset,
         "clips": row.n,
         "groups": row.groups,
-        **{name: _finite(vars(estimate)) for name, estimate in row.estimates.items()},
+        **{name: vars(estimate) for name, estimate in row.estimates.items()},
     }
-
-
-def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in values.items()}

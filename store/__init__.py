@@ -14,24 +14,28 @@ Examples
 >>> store.open(["a.store", "s3://bucket/b.store"])               # several as one
 """
 
-from store.clip_id import check_clip_id
-from store.errors import (
-    ClipExistsError,
-    ClipIdError,
-    ClipNotFoundError,
-    FacepipeError,
-    StoreError,
-    StoreFormatError,
-    StoreLockedError,
-    StoreMismatchError,
-    StoreNotFoundError,
-    StoreWriteError,
-)
-from store.reader import Store
-from store.schema import ArraySpec, ClipCrops, ClipRecord, ClipRows, Status, array_specs
-from store.several import Stores, digest, open, verify
-from store.verify import VerifyReport
-from store.writer import Writer
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from store.clip_id import check_clip_id
+    from store.errors import (
+        ClipExistsError,
+        ClipIdError,
+        ClipNotFoundError,
+        FacepipeError,
+        StoreError,
+        StoreFormatError,
+        StoreLockedError,
+        StoreMismatchError,
+        StoreNotFoundError,
+        StoreWriteError,
+    )
+    from store.reader import Store
+    from store.schema import ArraySpec, ClipCrops, ClipRecord, ClipRows, Status, array_specs
+    from store.several import Stores, digest, open, verify
+    from store.verification import VerifyReport
+    from store.writer import Writer
 
 __all__ = [
     "ArraySpec",
@@ -59,3 +63,21 @@ __all__ = [
     "open",
     "verify",
 ]
+
+# Zarr takes a third of a second to import: it is, once something that needs it is asked for. The
+# command line takes only the errors from here. None of the names above may be a module's name.
+_PLACES = ("errors", "clip_id", "schema", "several", "writer")
+
+if not TYPE_CHECKING:  # else every name would seem to be there
+
+    def __getattr__(name: str) -> object:
+        if name in __all__:
+            for place in _PLACES:
+                module = import_module(f"store.{place}")
+                if hasattr(module, name):
+                    globals()[name] = getattr(module, name)
+                    return globals()[name]
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

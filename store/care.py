@@ -16,6 +16,7 @@ from store.index import Index
 from store.layout import Layout, Paths
 from store.lock import WriterLock
 from store.opening import check_path, open_index
+from store.progress import Progress, unheard
 from store.reader import Store
 from store.recover import open_for_writing
 from store.remote import RemoteFolder, is_url, local_path
@@ -63,7 +64,7 @@ def whole(paths: Paths, index: Index) -> Arrays:
     return Arrays(paths.arrays, meta.feature_dtype, crop_size=meta.crop_size)
 
 
-def compact(path: str | PathLike[str]) -> tuple[int, int]:
+def compact(path: str | PathLike[str], progress: Progress = unheard) -> tuple[int, int]:
     """Flush the journal, close the holes in the arrays, and give free space back to the disk.
 
     Returns
@@ -82,13 +83,13 @@ def compact(path: str | PathLike[str]) -> tuple[int, int]:
     with Store(path) as opened:
         provenance, feature_dtype = opened.provenance, opened.feature_dtype
         crop_size = opened.crop_size
-    Writer(path, provenance, feature_dtype, crop_size=crop_size).close()
+    Writer(path, provenance, feature_dtype, crop_size=crop_size).close(progress)
     with locked(path) as (_, index):
         vacuum(index)
     return before, size(path)
 
 
-def forget(path: str | PathLike[str], clips: Sequence[str]) -> int:
+def forget(path: str | PathLike[str], clips: Sequence[str], progress: Progress = unheard) -> int:
     """Erase clips: no file of the store holds their ids or rows any more.
 
     The arrays are written anew without them, and the shards that held their rows are overwritten
@@ -123,7 +124,15 @@ def forget(path: str | PathLike[str], clips: Sequence[str]) -> int:
         arrays = whole(paths, index)
         records = [record for clip in wanted for record in held[clip]]
         doomed = _doomed(paths, arrays, index, records)
-        compaction.compact(paths, index, arrays, arrays.layout, without=set(wanted), spoil=doomed)
+        compaction.compact(
+            paths,
+            index,
+            arrays,
+            arrays.layout,
+            without=set(wanted),
+            spoil=doomed,
+            progress=progress,
+        )
         vacuum(index)
     return sum(record.frames for record in records)
 

@@ -19,6 +19,7 @@ from store.errors import StoreFormatError
 from store.index import Index, Meta
 from store.layout import Layout, Paths
 from store.opening import locate
+from store.progress import Progress, unheard
 from store.schema import ClipRecord
 
 Run = tuple[int, int]  # first row, rows
@@ -33,6 +34,7 @@ def compact(
     without: Collection[str] = (),
     instead: Iterable[ClipRecord] = (),
     spoil: Sequence[Path] = (),
+    progress: Progress = unheard,
 ) -> None:
     """Rewrite the arrays without the rows that no clip owns. The journal stays as it is.
 
@@ -47,6 +49,8 @@ def compact(
         Records without rows that are put into the index in the same transaction.
     spoil : sequence of Path
         Files below ``arrays.zarr`` that are overwritten before they are deleted.
+    progress : callable, optional
+        Told of the bytes of the rows that are copied.
     """
     meta = index.meta()
     durable.remove_tree(paths.next_arrays)
@@ -57,7 +61,7 @@ def compact(
     )
     # Read strictly: a chunk that is missing must not be copied as one without faces.
     source = Arrays(arrays.path, meta.feature_dtype, crop_size=meta.crop_size)
-    _copy(source, upcoming, runs, rows)
+    _copy(source, upcoming, runs, rows, progress)
     _copy_crops(source, upcoming, crop_runs, crop_rows)
     upcoming.sync()
     with index.transaction():
@@ -180,13 +184,16 @@ def add_run(runs: list[Run], start: int, count: int) -> None:
         runs.append((start, count))
 
 
-def _copy(source: Arrays, target: Arrays, runs: list[Run], rows: int) -> None:
+def _copy(source: Arrays, target: Arrays, runs: list[Run], rows: int, progress: Progress) -> None:
     target.resize(rows)
+    done, total = 0, rows * sum(spec.row_bytes for spec in target.specs.values())
     block = target.shard_rows  # whole shards: each is written once
     for name in target.specs:
         for start, pieces in split(runs, block):
-            values = [source.read(name, a, b) for a, b in pieces]
-            target.write(start, {name: np.concatenate(values)})
+            values = np.concatenate([source.read(name, a, b) for a, b in pieces])
+            target.write(start, {name: values})
+            done += values.nbytes
+            progress(done, total)
 
 
 def _copy_crops(source: Arrays, target: Arrays, runs: list[Run], rows: int) -> None:

@@ -22,6 +22,7 @@ from urllib.parse import quote, unquote
 from store import durable, records
 from store.arrays import AnyArray
 from store.errors import FacepipeError, StoreError
+from store.progress import Progress, unheard
 from store.reader import Store
 from store.schema import ClipRecord, Status, array_specs
 from store.several import Stores
@@ -99,7 +100,9 @@ class Header:
     feature_dtype: str = "float16"
 
 
-def export(opened: Store | Stores, form: str, out: str | PathLike[str]) -> Exported:
+def export(
+    opened: Store | Stores, form: str, out: str | PathLike[str], progress: Progress = unheard
+) -> Exported:
     """Write a store, or several opened as one, in the format of another program.
 
     Parameters
@@ -109,6 +112,8 @@ def export(opened: Store | Stores, form: str, out: str | PathLike[str]) -> Expor
         ``hdf5`` or ``parquet`` (one file), ``npz`` or ``csv`` (a folder with one file a clip).
     out : path
         Where nothing is yet. It takes its name once it is complete.
+    progress : callable, optional
+        Told of the rows.
 
     Raises
     ------
@@ -140,6 +145,7 @@ def export(opened: Store | Stores, form: str, out: str | PathLike[str]) -> Expor
                     sink.put(clip, tracks)
                     done.clips += 1
                     done.rows += sum(record.frames for record, _ in tracks)
+                    progress(done.rows, opened.n_rows)
                 else:
                     done.left_out += 1
             sink.close()

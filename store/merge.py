@@ -23,6 +23,7 @@ from store.errors import StoreError
 from store.index import Index
 from store.layout import Layout, Paths
 from store.opening import open_index
+from store.progress import Progress, unheard
 from store.remote import local_path
 from store.scan import scan
 from store.schema import ClipRecord
@@ -37,6 +38,7 @@ def merge(
     stores: Sequence[str | PathLike[str]],
     *,
     layout: Layout | None = None,
+    progress: Progress = unheard,
 ) -> int:
     """Write the clips of several stores into a new one, in constant memory.
 
@@ -51,6 +53,8 @@ def merge(
         Of one pack, recipe and feature dtype.
     layout : Layout
         Rows per chunk and shard of the new store.
+    progress : callable, optional
+        Told of the bytes of the rows that are copied, and again as they are read back.
 
     Returns
     -------
@@ -81,7 +85,7 @@ def merge(
         try:
             made = Paths(folder / target.name)
             made.root.mkdir()
-            count = _merge(made, parts, shape)
+            count = _merge(made, parts, shape, progress)
             durable.sync_folder(made.root)
             if target.exists():
                 raise StoreError(f"{target}: was made by somebody else meanwhile")
@@ -104,16 +108,20 @@ def _check_journal(path: Path) -> None:
         )
 
 
-def _merge(made: Paths, parts: Stores, layout: Layout) -> int:
+def _merge(made: Paths, parts: Stores, layout: Layout, progress: Progress) -> int:
     rows_of = [store.n_rows for store in parts.stores]
     crop_size = parts.crop_size
     arrays = Arrays.create(made.arrays, parts.feature_dtype, layout, 0, crop_size)
     runs, rows = _runs(parts)
     arrays.resize(rows)
+    row_bytes = sum(spec.row_bytes for spec in parts.specs)
+    done, total = 0, 2 * rows * row_bytes
     for spec in parts.specs:
         for start, pieces in split(runs, layout.shard_rows):  # whole shards: each written once
-            values = [_read(parts, rows_of, spec.name, a, b) for a, b in pieces]
-            arrays.write(start, {spec.name: np.concatenate(values)})
+            values = np.concatenate([_read(parts, rows_of, spec.name, a, b) for a, b in pieces])
+            arrays.write(start, {spec.name: values})
+            done += values.nbytes
+            progress(done, total)
     crops = _copy_crops(arrays, parts)
     arrays.sync()
     index = Index(made.index, writable=True)
@@ -133,6 +141,8 @@ def _merge(made: Paths, parts: Stores, layout: Layout) -> int:
                 "`pipeline store verify STORE...` names every damaged clip.",
             )
         for seen in scan(strict, index.clips_by_start(), check=False):
+            done += seen.record.frames * row_bytes
+            progress(done, total)
             if seen.sha256 != seen.record.rows_sha256:
                 raise StoreError(
                     f"clip {seen.record.clip!r}: its rows are not those that the index of its "

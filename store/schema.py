@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 
@@ -48,6 +49,11 @@ class ArraySpec:
     tail: tuple[int, ...]
     dtype: str
     masked: bool
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row, before compression."""
+        return np.dtype(self.dtype).itemsize * math.prod(self.tail)
 
 
 def array_specs(feature_dtype: str = "float16") -> tuple[ArraySpec, ...]:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from store.arrays import AnyArray
 from store.crop_index import CropRecord
-from store.digest import digest as digest_one
+from store.digests import digest as digest_one
 from store.errors import (
     ClipExistsError,
     ClipNotFoundError,
@@ -27,12 +27,13 @@ from store.errors import (
 from store.layers import Layer
 from store.listing import Listing
 from store.mismatch import check_provenance
+from store.progress import Progress, unheard
 from store.reader import Store
 from store.remote import is_url, local_path
 from store.schema import ArraySpec, ClipRecord, Status
 from store.select import Choice
-from store.verify import VerifyReport
-from store.verify import verify as verify_one
+from store.verification import VerifyReport
+from store.verification import verify as verify_one
 
 if TYPE_CHECKING:
     import dask.array
@@ -337,36 +338,37 @@ def open(path: OnePath | ManyPaths) -> Store | Stores:
     return Store(path) if isinstance(path, str | PathLike) else Stores(path)
 
 
-def digest(path: OnePath | ManyPaths) -> Iterator[tuple[str, str]]:
+def digest(path: OnePath | ManyPaths, progress: Progress = unheard) -> Iterator[tuple[str, str]]:
     """Yield (clip id, sha256 in hex) of every clip of a store or of several, sorted by id.
 
     Raises
     ------
     StoreError
-        As `store.digest.digest`, and as `Stores` for several.
+        As `store.digests.digest`, and as `Stores` for several.
     """
     if isinstance(path, str | PathLike):
-        yield from digest_one(path)
+        yield from digest_one(path, progress)
         return
     with Stores(path) as stores:
-        yield from heapq.merge(*(digest_one(one) for one in stores.paths))
+        yield from heapq.merge(*(digest_one(one, progress) for one in stores.paths))
 
 
-def verify(path: OnePath | ManyPaths) -> VerifyReport:
+def verify(path: OnePath | ManyPaths, progress: Progress = unheard) -> VerifyReport:
     """Test every invariant of a store, or of several and whether they can be read as one.
 
-    Of several, problems and notes begin with the store's path.
+    Of several, problems and notes begin with the store's path. ``progress`` is told of the rows,
+    store by store.
 
     Raises
     ------
     StoreNotFoundError, StoreFormatError
-        As `store.verify.verify`.
+        As `store.verification.verify`.
     """
     if isinstance(path, str | PathLike):
-        return verify_one(path)
+        return verify_one(path, progress)
     total, by_status = VerifyReport(), Counter[str]()
     for one in path:
-        report = verify_one(one)
+        report = verify_one(one, progress)
         total.clips += report.clips
         total.rows += report.rows
         by_status.update(report.by_status)

@@ -22,6 +22,7 @@ from store.durable import reporting
 from store.errors import ClipExistsError, ClipNotFoundError, FacepipeError, StoreError
 from store.layout import Layout, Paths
 from store.lock import WriterLock
+from store.progress import Progress, unheard
 from store.recover import check_target, open_for_writing
 from store.remote import local_path
 from store.schema import FEATURE_DTYPES, ClipCrops, ClipRecord, ClipRows, array_specs
@@ -315,8 +316,10 @@ class Writer:
                         yield first, slab.rows(at - first)
                         first, stop = at, min(end, at + shard)
 
-    def close(self) -> None:
+    def close(self, progress: Progress = unheard) -> None:
         """Flush, close the holes that replaced clips left, and give the lock back.
+
+        ``progress`` is told of the bytes that are copied for that.
 
         Raises
         ------
@@ -329,7 +332,8 @@ class Writer:
             self.flush()
             with reporting(self.path, "closing the store"):
                 if self._index.meta().unowned:
-                    compact(self._paths, self._index, self._arrays, self._arrays.layout)
+                    layout = self._arrays.layout
+                    compact(self._paths, self._index, self._arrays, layout, progress=progress)
                 self._index.shrink()
         finally:
             self._abandon()

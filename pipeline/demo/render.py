@@ -7,7 +7,7 @@ is drawn in ``pipeline.demo.motion``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -139,6 +139,7 @@ def render_clips(
     frames: int = FRAMES,
     fps: float = FPS,
     size: int = SIZE,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Motion]:
     """Write the clips and ``labels.csv`` (columns ``clip,score,person``) into ``folder``.
 
@@ -154,6 +155,8 @@ def render_clips(
         Same portraits and seed, same clips.
     fps : float
         Frames a second.
+    progress : callable, optional
+        Told how many clips are written, and of how many.
 
     Returns
     -------
@@ -167,11 +170,14 @@ def render_clips(
     """
     folder.mkdir(parents=True, exist_ok=True)
     motions = plan(portraits, clips, seed, frames, fps, size)
+    done = 0
     for portrait in portraits:
         fields = dense_fields(portrait.landmarks, portrait.image.shape[0])
         for motion in motions:
             if motion.person == portrait.person:
                 _write(folder / motion.clip, frames_of(portrait, motion, fields, size), fps, size)
+                done += 1
+                progress(done, len(motions))
     rows = [[m.clip, f"{m.score:.3f}", m.person] for m in motions]
     write_csv(pd.DataFrame(rows, columns=["clip", "score", "person"]), folder / "labels.csv")
     return motions

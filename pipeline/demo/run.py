@@ -98,7 +98,8 @@ def _render(folder: Path, videos: Path, seed: int, pack: Path) -> Path:
     photos = fetch_photos(folder / "photos", echo=console.note)
     portraits = cut_portraits(photos, pack)
     console.note(f"rendering {CLIPS} clips of {len(portraits)} persons")
-    render_clips(portraits, videos, CLIPS, seed)
+    with console.work_progress("rendering") as progress:
+        render_clips(portraits, videos, CLIPS, seed, progress=progress)
     sources = {portrait.person: portrait.source for portrait in portraits}
     marker.write_text(json.dumps({"seed": seed, "clips": CLIPS, "persons": sources}, indent=2))
     return videos

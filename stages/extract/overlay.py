@@ -27,7 +27,7 @@ def overlay(
     path: Path,
     store_path: Path,
     out: Path,
-    progress: Callable[[int], None] = lambda frames: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> int:
     """Write a clip with what the store holds of it drawn into every frame.
 
@@ -40,7 +40,7 @@ def overlay(
     store_path, out : Path
         ``out``: an mp4 at the clip's mean frame rate, of upright frames, without sound.
     progress : callable, optional
-        Told the number of frames written so far.
+        Told how many frames are written, and of how many.
 
     Returns
     -------
@@ -74,7 +74,7 @@ def overlay(
                 writer = open_writer(partial, tracks[0].fps or 25.0, (w, h), out)
             writer.write(image)
             written += 1
-            progress(written)
+            progress(written, expected)
         writer.release()
         partial.replace(out)
     finally:

@@ -17,6 +17,7 @@ from store.index import Index, Meta
 from store.layout import Paths
 from store.lock import holder
 from store.opening import Place, locate, open_index, open_paths
+from store.progress import Progress, unheard
 from store.remote import RemotePaths
 from store.scan import scan
 from store.schema import ClipRecord
@@ -52,8 +53,10 @@ class VerifyReport:
         return not self.problems
 
 
-def verify(path: str | PathLike[str]) -> VerifyReport:
+def verify(path: str | PathLike[str], progress: Progress = unheard) -> VerifyReport:
     """Test every invariant of a store, reading all of its rows in constant memory.
+
+    ``progress`` is told of the rows.
 
     Raises
     ------
@@ -64,7 +67,7 @@ def verify(path: str | PathLike[str]) -> VerifyReport:
     index = open_index(paths)
     try:
         for _ in range(_TRIES):
-            report, generation = _verify(paths, index)
+            report, generation = _verify(paths, index, progress)
             if index.meta().generation == generation:
                 return report
         report.notes.append("the store was compacted while it was read; verify it again")
@@ -79,7 +82,9 @@ def verify(path: str | PathLike[str]) -> VerifyReport:
         paths.release()
 
 
-def _verify(paths: Paths | RemotePaths, index: Index) -> tuple[VerifyReport, int]:
+def _verify(
+    paths: Paths | RemotePaths, index: Index, progress: Progress
+) -> tuple[VerifyReport, int]:
     report = VerifyReport()
     (sound,) = index.one("PRAGMA quick_check(1)")
     if sound != "ok":
@@ -103,7 +108,7 @@ def _verify(paths: Paths | RemotePaths, index: Index) -> tuple[VerifyReport, int
     try:
         for record in index.clips():
             report.problems += _record_problems(record, sessions)
-        report.problems += _array_problems(paths, index, meta, place, report.notes)
+        report.problems += _array_problems(paths, index, meta, place, report.notes, progress)
     except StoreFormatError as error:  # a record that cannot be read
         report.problems.append(str(error))
     return report, meta.generation
@@ -171,7 +176,12 @@ def _record_problems(record: ClipRecord, sessions: set[int]) -> list[str]:
 
 
 def _array_problems(
-    paths: Paths | RemotePaths, index: Index, meta: Meta, place: Place, notes: list[str]
+    paths: Paths | RemotePaths,
+    index: Index,
+    meta: Meta,
+    place: Place,
+    notes: list[str],
+    progress: Progress,
 ) -> Iterator[str]:
     try:
         arrays = Arrays(place.folder, meta.feature_dtype, crop_size=meta.crop_size)
@@ -186,8 +196,11 @@ def _array_problems(
     writing = holder(paths)
     if long and not (writing is not None and writing.alive()):
         notes.append("arrays hold rows past the last commit; the next writer cuts them")
+    rows = 0
     for seen in scan(arrays, index.clips_by_start(moved=place.moved), check=True):
         record = seen.record
+        rows += record.frames
+        progress(rows, place.rows)
         problems = list(seen.problems)
         if seen.sha256 and seen.valid_frames != record.valid_frames:
             problems.append(f"expected {record.valid_frames} valid frames, got {seen.valid_frames}")

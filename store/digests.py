@@ -10,16 +10,17 @@ from os import PathLike
 from store.arrays import Arrays
 from store.crops import read_sha256
 from store.errors import StoreError
+from store.progress import Progress, unheard
 from store.reader import Store
 from store.scan import scan
 
 
-def digest(path: str | PathLike[str]) -> Iterator[tuple[str, str]]:
+def digest(path: str | PathLike[str], progress: Progress = unheard) -> Iterator[tuple[str, str]]:
     """Yield (clip id, sha256 in hex) of every committed clip, sorted by id.
 
     The hash runs over the rows (and crops, if any) of all the clip's tracks, read from the arrays
     and not taken from the index (FORMAT.md); it does not depend on the order in which clips were
-    written. A clip without rows has the hash of nothing.
+    written. A clip without rows has the hash of nothing. ``progress`` is told of the rows.
 
     Raises
     ------
@@ -32,7 +33,10 @@ def digest(path: str | PathLike[str]) -> Iterator[tuple[str, str]]:
         place = store.place()
         arrays = Arrays(place.folder, store.feature_dtype, crop_size=store.crop_size)
         tracks: dict[str, list[tuple[int, str]]] = defaultdict(list)
+        rows = 0
         for seen in scan(arrays, store.records_by_start(), check=False):
+            rows += seen.record.frames
+            progress(rows, store.n_rows)
             if seen.problems:
                 raise StoreError(
                     f"{store.path}: clip {seen.record.clip!r}: {seen.problems[0]}",
