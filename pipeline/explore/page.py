@@ -26,6 +26,7 @@ from bokeh.plotting import figure
 
 from pipeline.explore.content import Content, methods
 
+WIDTHS = {"clip": 260, "message": 160}  # of columns, in pixels
 CURVES = (
     ("valid", "face found"),
     ("yaw", "yaw, degrees"),
@@ -65,7 +66,7 @@ def build(document: Document, content: Content, videos: bool) -> None:
     table = DataTable(
         source=source,
         view=view,
-        columns=[TableColumn(field=key, title=key) for key in content.clips],
+        columns=[TableColumn(field=k, title=k, width=WIDTHS.get(k, 70)) for k in content.clips],
         width=760,
         height=330,
         index_position=None,
