@@ -68,10 +68,6 @@ say "as user $user in $place, health check $(config .Docker.Config.Healthcheck.T
 # A new volume gets the owner that its folder has in the image.
 chown "$(stat -c %u:%g "$mounted$place")" "$work/data"
 shared="$shared $certificates /etc/resolv.conf"
-for path in $shared; do
-    mkdir -p "$mounted$(dirname "$path")"
-    if [ -d "$path" ]; then mkdir -p "$mounted$path"; else touch "$mounted$path"; fi
-done
 [ ! -e "$configuration" ] || cp "$configuration" "$mounted/etc/pip.conf"
 
 # inside NAMESPACES COMMAND...: as the image's user; NAMESPACES are options of unshare(1).
@@ -82,9 +78,13 @@ inside() {
     MOUNTED=$mounted DATA=$work/data PLACE=$place SHARED=$shared USER_ID=$user \
         ENVIRONMENT=$work/env unshare --mount --pid --fork $namespaces sh -euc '
             mount --bind "$MOUNTED" "$MOUNTED"
-            for path in $SHARED; do mount --bind "$path" "$MOUNTED$path"; done
             mount --bind "$DATA" "$MOUNTED$PLACE"
             mount -t tmpfs tmpfs "$MOUNTED/tmp"
+            for path in $SHARED; do
+                mkdir -p "$MOUNTED$(dirname "$path")"
+                if [ -d "$path" ]; then mkdir -p "$MOUNTED$path"; else touch "$MOUNTED$path"; fi
+                mount --bind "$path" "$MOUNTED$path"
+            done
             mount -t proc proc "$MOUNTED/proc"
             mount --rbind /dev "$MOUNTED/dev"
             mount -o remount,bind,ro "$MOUNTED"
