@@ -112,6 +112,8 @@ def home(
     info = {"id": "a", "view_count": 1000, "like_count": 10, "channel": "c", "channel_id": "c",
             "timestamp": 1.7e9, "epoch": 1.71e9}  # fmt: skip
     (folder / "new/a.info.json").write_text(json.dumps(info))
+    rows = [f"{k + 1},{k / 10}" for k in range(10)]
+    (folder / "a.csv").write_text("\n".join(["frame,AU01_r", *rows]) + "\n")
     before = Path.cwd()
     os.chdir(folder)
     yield folder
@@ -134,6 +136,11 @@ RUNS: list[tuple[tuple[str, ...], list[str]]] = [
     (("tune",), ["--trials", "1", "--inner", "2", "--group", "person", "--store",
                  "study/features.store", "--labels", "study/labels.csv", *TINY]),
     (("models",), []),
+    (("licences",), []),
+    (("features",), ["--list", "--store", "features.store", "--pack", "pack"]),
+    (("features",), ["new", "--layer", "embedding", "--store", "a.store", "--pack", "pack",
+                     "--workers", "1"]),
+    (("store", "tracks"), ["a.csv", "--store", "a.store"]),
     (("live",), ["--source", "new/a.mp4", "--run", "runs/one", "--pack", "pack",
                  "--out", "l.mp4"]),
     (("report",), ["--run", "runs/one", "--store", "features.store"]),
