@@ -17,7 +17,7 @@ import torch
 from stages.fit.batches import Batch, ClipData, beside, collate, draw, prepare
 from stages.fit.landmarks import LandmarkMode
 from stages.fit.models import StreamStatistics
-from stages.fit.spans import ClipSpan, FeatureStore, Stream, arrays_of, group_blocks
+from stages.fit.spans import EXTRACTED, ClipSpan, FeatureStore, Stream, arrays_of, group_blocks
 from stages.fit.tasks import Attributes
 from store.companion import Companion
 from store.schema import EMBEDDING_DIM
@@ -68,7 +68,7 @@ class ClipLoader:
         Labels; NaN in the batch for clips that have none.
     stream : str
         The store's arrays that the appearance stream reads side by side, with + between:
-        appearance, embedding, names of layers. A frame of which one has no features is not valid.
+        appearance, embedding, names of layers. A frame that a layer lacks is not valid.
     landmarks : "clip", "frame" or "none"
         See normalise_landmarks.
     fps : float, optional
@@ -115,7 +115,8 @@ class ClipLoader:
         self.scores = dict(scores or {})
         words = attributes or {}
         self.attributes = {s.clip: words[s.clip] for s in self.clips if s.clip in words}
-        features = [source.dask(name) for name in arrays_of(stream)]
+        self._names = arrays_of(stream)
+        features = [source.dask(name) for name in self._names]
         self.widths = tuple(int(array.shape[1]) for array in features)
         wider = max(sum(self.widths) / EMBEDDING_DIM, 1.0)  # wide layers: as many bytes, fewer rows
         self.blocks = group_blocks(self.clips, max(int(block_rows / wider), 1))
@@ -155,8 +156,9 @@ class ClipLoader:
         *parts, landmark, valid, timestamp = read
         features, beyond = parts[: len(self.widths)], parts[len(self.widths) :]
         whole = features[0] if len(features) == 1 else np.concatenate(features, axis=1)
-        for part in features:  # layers may be of some frames only
-            valid = valid & np.isfinite(part[:, 0])
+        for name, part in zip(self._names, features, strict=True):
+            if name not in EXTRACTED:  # layers may be of some frames only
+                valid = valid & np.isfinite(part[:, 0])
         widths = (*self.widths, self.extra_width) if beyond else self.widths
         clips = []
         for span in spans:

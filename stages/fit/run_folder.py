@@ -35,6 +35,7 @@ from stages.fit.run_files import (
     read_json,
 )
 from stages.fit.spans import (
+    EXTRACTED,
     ClipSpan,
     FeatureStore,
     arrays_of,
@@ -171,7 +172,7 @@ class Run:
         """Return the arrays that ``predict_rows`` reads; RunError if rows do not hold all."""
         names = arrays_of(self.config.stream)
         what = "crops" if self.reads_crops else self.config.features or self.config.stream
-        if what != self.config.stream or not {"appearance", "embedding"}.issuperset(names):
+        if what != self.config.stream or not set(EXTRACTED).issuperset(names):
             raise RunError(
                 f"the run {self.folder} reads {what}, which rows of extraction do not hold",
                 "it scores clips whole: use `pipeline score`",

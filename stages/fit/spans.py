@@ -20,6 +20,7 @@ from store.schema import Status
 # The arrays that the appearance stream reads, side by side, with + between: appearance, embedding,
 # and the names of layers that `pipeline features` has added.
 Stream = str
+EXTRACTED = ("appearance", "embedding")  # what clips have from extraction on
 
 
 class FeatureStore(Protocol):

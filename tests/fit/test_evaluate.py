@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from stages.fit import study as engine
+from stages.fit import fold_runs as engine
 from stages.fit.compare import ALL
 from stages.fit.evaluate import Evaluated, evaluate
 from stages.fit.fold_runs import StudyError

@@ -174,7 +174,7 @@ def test_what_cannot_be_is_refused() -> None:
         ({"kind": "meanpool", "regressor": "boosting"}, "ridge, svr"),
         ({"kind": "meanpool", "stream": "appearance"}, "no option 'stream'"),
         ({"kind": "meanpool", "streams": "sound"}, "both, appearance, landmarks"),
-        ({"kind": "meanpool", "c": 1}, "regressor, streams, alpha"),
+        ({"kind": "meanpool", "c": 1}, "with ridge alpha; with svr c, epsilon, gamma"),
         ({"kind": "meanpool", "alpha": "much"}, "alpha must be a number above 0, not 'much'"),
         ({"kind": "meanpool", "alpha": 0}, "above 0"),
         ({"kind": "statpool", "regressor": "boosting", "leaves": 1}, "from 2 on"),

@@ -24,6 +24,7 @@ from stages.fit.run import RunError, fit, load_run
 from stages.fit.selective import GatedTowers, SelectiveSharing
 from store.errors import StoreMismatchError
 from store.layer_writer import open_layer
+from store.schema import ClipRows
 from tests.fit.fit_clips import make_store
 
 QUICK: dict[str, dict[str, object]] = {
@@ -302,7 +303,7 @@ def test_rows_as_extraction_gives_them_are_scored_alike(
         fit(path, labels, tmp_path / name, config)
     run = load_run(tmp_path / "sides")
     table = run.predict(path)
-    found = run.predict_rows(opened.clip(str(table["clip"][0])))
+    found = run.predict_rows(ClipRows(**opened.clip(str(table["clip"][0]))))
     assert found == pytest.approx(float(table["score"][0]), rel=1e-6)
     with pytest.raises(RunError, match="which rows of extraction do not hold"):
         load_run(tmp_path / "layer").check_rows()

@@ -217,7 +217,7 @@ def test_a_fit_that_fails_leaves_nothing_behind(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("stages.fit.learner.total_loss", interrupt)
+        patch.setattr("stages.fit.models.base.total_loss", interrupt)
         with pytest.raises(KeyboardInterrupt):
             fit(*made, tmp_path / "run", CONFIG)
     labels = [("p00/clip000", 1.0, "a"), ("p01/clip001", 2.0, "b")]
@@ -240,7 +240,7 @@ def test_a_full_disk_is_one_clear_error(
     target = tmp_path / "run"
     quick = apply_overrides(CONFIG, ["epochs=1"])
     with monkeypatch.context() as patch:
-        patch.setattr("stages.fit.run_folder.save_file", full)
+        patch.setattr("stages.fit.run_files.save_file", full)
         with pytest.raises(RunError, match="run: cannot be written .No space left") as caught:
             fit(*made, target, quick)
     assert caught.value.exit_code == 1

@@ -62,6 +62,11 @@ def by_clip(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     return frames, frames.sum(dim=1) / mask.sum(dim=1, keepdim=True).clamp(min=1)
 
 
+def mean_shares(mask: Tensor) -> Tensor:
+    """Return what each frame has in the mean over a clip's: mask (B, T) -> (B, T) float."""
+    return mask / mask.sum(dim=1, keepdim=True).clamp(min=1)
+
+
 class Windows(nn.Module):
     """The windows of a picture that a network looks at: itself, its middle, or five of it.
 

@@ -28,6 +28,7 @@ from stages.fit.models.frames import (
     Windows,
     by_clip,
     check_pictures,
+    mean_shares,
     over_windows,
 )
 from stages.fit.models.layers import at_least, shares
@@ -214,7 +215,8 @@ class HMTNet(FrameModel):
         for task, branch, depth in zip(self._classes, self.branch, self._leaves, strict=True):
             logits = over_windows(branch(maps[depth]), len(frames))  # (N, C)
             classes[task] = log_softmax(by_clip(logits, mask)[1], dim=1)
-        return Prediction(clip_score.squeeze(1), frame_score.squeeze(2), classes=classes)
+        won = mean_shares(mask)
+        return Prediction(clip_score.squeeze(1), frame_score.squeeze(2), won=won, classes=classes)
 
     def loss(self, prediction: Prediction, batch: Batch, config: TrainConfig) -> Tensor:
         """Weighted sum of the score's loss and each task's cross-entropy.

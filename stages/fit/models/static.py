@@ -22,6 +22,7 @@ from stages.fit.models.frames import (
     Windows,
     by_clip,
     check_pictures,
+    mean_shares,
     over_windows,
 )
 from stages.fit.pictures import Pictures
@@ -85,7 +86,8 @@ class StaticModel(FrameModel):
         seen = self.windows(frames)
         x = (seen - self.mean[:, None, None]) / self.sd[:, None, None]  # (W N, 3, S, S)
         frame_score, clip_score = by_clip(over_windows(self.body(x), len(frames)), mask)
-        return Prediction(clip_score.squeeze(1), frame_score.squeeze(2))
+        shares = mean_shares(mask)
+        return Prediction(clip_score.squeeze(1), frame_score.squeeze(2), won=shares)
 
 
 @register("alexnet")
