@@ -48,8 +48,8 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# A folder of clips to measure on; CLIPS=... for others.
-CLIPS ?= demo/real_clips
+# A folder of clips to measure on; the demo's if none is given.
+CLIPS ?=
 RESULTS = benchmarks/results
 TODAY = $(shell date +%F)
 RESULT = $(RESULTS)/$@-$(TODAY).json

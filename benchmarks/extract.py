@@ -24,7 +24,6 @@ import multiprocessing
 import os
 import shutil
 import statistics
-import sys
 import tempfile
 import threading
 import time
@@ -32,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import machine, tell
+from machine import leave, machine, real_clips, tell
 
 import store
 from stages.extract import packs
@@ -273,7 +272,7 @@ def quality(sparse: Path, dense: Path) -> dict[str, float]:
 def main() -> int:
     """Run it all, print a table and the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("folder", type=Path, nargs="?", default=Path("demo/real_clips"))
+    parser.add_argument("folder", type=Path, nargs="?", help="[default: the demo's]")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path)
     parser.add_argument(
@@ -281,7 +280,8 @@ def main() -> int:
     )
     given = parser.parse_args()
     pack = packs.resolve(packs.install("lite", lambda line: None))
-    sources = find_clips([given.folder])
+    folder = given.folder or real_clips()
+    sources = find_clips([folder])
     clips = [source.path for source in sources]
     devices = {"ort": ("cpu", "f32")}
     if importlib.util.find_spec("openvino"):
@@ -301,7 +301,7 @@ def main() -> int:
             seconds["loop"].append(time.perf_counter() - begin)
             for name, (device, precision) in devices.items():
                 begin = time.perf_counter()
-                _, memory = ours(given.folder, home / f"{name}-{turn}.store", device, precision)
+                _, memory = ours(folder, home / f"{name}-{turn}.store", device, precision)
                 seconds[name].append(time.perf_counter() - begin)
                 peak = max(peak, memory)
                 if precision != "f32":
@@ -309,12 +309,12 @@ def main() -> int:
                 seconds[f"{name}_limit"].append(limit(calls, device, rewritten=False))
                 seconds[f"{name}_rewritten"].append(limit(calls, device, rewritten=True))
             begin = time.perf_counter()
-            ours(given.folder, home / f"one-{turn}.store", "cpu", workers=1)
+            ours(folder, home / f"one-{turn}.store", "cpu", workers=1)
             seconds["one_worker"].append(time.perf_counter() - begin)
             print(
                 f"turn {turn + 1}: " + ", ".join(f"{k} {v[-1]:.1f} s" for k, v in seconds.items())
             )
-        ours(given.folder, home / "dense.store", "cpu", every=1)
+        ours(folder, home / "dense.store", "cpu", every=1)
         good = quality(home / "ort-0.store", home / "dense.store")
         if given.copies:
             good["memory_growth"] = growth(clips, home, given.copies)
@@ -350,4 +350,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main)

@@ -1,4 +1,4 @@
-"""What the figures of a benchmark depend on."""
+"""What benchmarks share: what their figures depend on, the clips, how they end."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import importlib.metadata
 import json
 import os
 import platform
+import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+from pipeline.demo.sources import fetch_clips
+from store.errors import FacepipeError
 
 
 def machine(packages: Iterable[str]) -> dict[str, Any]:
@@ -34,6 +38,21 @@ def machine(packages: Iterable[str]) -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "versions": versions,
     }
+
+
+def real_clips() -> Path:
+    """Return the folder of the demo's real clips, fetched if they are not there yet."""
+    folder = Path("demo/real_clips")
+    fetch_clips(folder)
+    return folder
+
+
+def leave(main: Callable[[], int]) -> None:
+    """Run a benchmark and leave with its code; what is wrong with its input is one line."""
+    try:
+        sys.exit(main())
+    except FacepipeError as error:
+        sys.exit(f"error: {error}")
 
 
 def tell(told: dict[str, Any], out: Path | None) -> None:

@@ -26,7 +26,8 @@ from typing import Any
 import h5py
 import numpy as np
 import zarr
-from machine import machine, tell
+from machine import leave, machine, tell
+from machine import real_clips as demo_clips
 
 import store as features
 from stages.extract.run import ExtractOptions, extract
@@ -197,7 +198,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="facepipe-bench-") as scratch:
         rows = given.store or Path(scratch) / "real.store"
         if given.store is None:
-            extract(ExtractOptions([Path("demo/real_clips")], rows), echo=print)
+            extract(ExtractOptions([demo_clips()], rows), echo=print)
         clips = real_clips(rows, given.clips)
         extracted = [(name, {**clip, "rows": as_extracted(clip)}) for name, clip in clips]
         for turn in range(given.repeats):
@@ -257,4 +258,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main)
