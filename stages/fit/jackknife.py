@@ -27,9 +27,8 @@ def error_interval(
     the standard error of few such ones is itself uncertain: by Satterthwaite's (1946) reasoning it
     has 2 G / (k - 1) degrees of freedom, k being the kurtosis of what the groups contribute. Few
     groups show too small a kurtosis; 2 G / (k + 3), from 2 to G - 1, is what simulations found to
-    be enough (benchmarks/coverage.py; what it gave stands in docs/evaluation.md). With G - 1
-    degrees, and the bootstrap's standard error, intervals of RMSE held the truth in 89 to 93 %
-    only.
+    be enough (benchmarks/coverage.py measures it). With G - 1 degrees, and the bootstrap's standard
+    error, intervals of RMSE held the truth of normal errors in 89 to 94 % only.
 
     Parameters
     ----------
