@@ -69,8 +69,10 @@ def test_missing_clips_and_tracks_are_named(path):
             store.open(path).record(*args)
 
 
-def test_dask_is_lazy_and_in_blocks_of_a_shard(path):
+def test_dask_is_lazy_and_in_blocks_of_whole_shards(path, monkeypatch):
     s = store.open(path)
+    assert s.dask("embedding").chunks[0] == (20,)  # of up to eight shards of 8
+    monkeypatch.setattr("store.reader.SHARDS_A_BLOCK", 1)
     whole = np.concatenate([s.clip(c)["embedding"] for c in ("0", "1", "2", "empty")])
     lazy = s.dask("embedding")
     assert (lazy.shape, lazy.dtype, lazy.chunks[0]) == ((20, 512), np.float16, (8, 8, 4))
