@@ -69,16 +69,25 @@ def run_clips(
     FacepipeError
         What a worker raised on purpose, such as a device that is not there.
     """
-    context = multiprocessing.get_context("spawn")
-    pool = pebble.ProcessPool(
-        max_workers=workers, initializer=_start, initargs=(setup,), context=context
-    )
+    pool = _new_pool(setup, workers)
     waiting = iter(sources)
     flying: dict[Any, tuple[list[Source], int]] = {}
 
     def send(group: list[Source], tried: int) -> None:
+        nonlocal pool
         limit = sum(time_limit_s or usual_time_limit(source.path) for source in group)
-        flying[pool.schedule(_work, args=(group,), timeout=limit)] = (group, tried)
+        try:
+            future = pool.schedule(_work, args=(group,), timeout=limit)
+        except RuntimeError:  # killed at the wrong moment, a worker takes pebble's pool along
+            lost = list(flying.values())
+            flying.clear()
+            pool.stop()
+            pool.join()
+            pool = _new_pool(setup, workers)
+            future = pool.schedule(_work, args=(group,), timeout=limit)
+            for other, times in lost:
+                send(other, times)
+        flying[future] = (group, tried)
 
     def send_next() -> None:
         if group := list(itertools.islice(waiting, setup.clips)):
@@ -90,6 +99,8 @@ def run_clips(
         while flying:
             done, _ = wait(flying, return_when=FIRST_COMPLETED)
             for future in done:
+                if future not in flying:  # sent again, to a new pool
+                    continue
                 group, tried = flying.pop(future)
                 fault = _fault(future)
                 if fault is None:
@@ -108,6 +119,13 @@ def run_clips(
     finally:
         pool.stop()
         pool.join()
+
+
+def _new_pool(setup: WorkerSetup, workers: int) -> Any:
+    context = multiprocessing.get_context("spawn")
+    return pebble.ProcessPool(
+        max_workers=workers, initializer=_start, initargs=(setup,), context=context
+    )
 
 
 def usual_time_limit(path: Path) -> float:

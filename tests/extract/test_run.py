@@ -8,13 +8,14 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pebble
 import pytest
 import zarr
 
 import store
 from stages.extract import run as run_module
 from stages.extract.device import Device
-from stages.extract.inputs import Source
+from stages.extract.inputs import Source, find_clips
 from stages.extract.recipe import Recipe, WhichFaces
 from stages.extract.run import ExtractOptions, Summary, extract, long_ones_first, plan
 from stages.extract.workers import WorkerSetup, run_clips
@@ -332,3 +333,22 @@ def test_long_clips_go_first_and_a_large_folder_keeps_its_order(tmp_path: Path) 
     assert long_ones_first([*many, giant], 2) == [giant, *many]
     gone = Source("gone", tmp_path / "gone")
     assert long_ones_first([gone, *some], 2)[-3:] == [gone, some[0], some[3]]
+
+
+def test_a_pool_that_gives_up_is_replaced(
+    videos: Path, small_pack: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As pebble's does when a worker is killed at the wrong moment."""
+    real, calls = pebble.ProcessPool.schedule, []
+
+    def schedule(self: pebble.ProcessPool, *args: object, **options: object) -> object:
+        calls.append(args)
+        if len(calls) == 3:
+            raise RuntimeError("Unexpected error within the Pool")
+        return real(self, *args, **options)
+
+    monkeypatch.setattr(pebble.ProcessPool, "schedule", schedule)
+    sources = find_clips([videos])
+    setup = WorkerSetup(str(small_pack), Device.CPU, Recipe())
+    found = [record.clip for record, _ in run_clips(sources, setup, 1, 60.0)]
+    assert len(sources) > 2 and sorted(found) == [source.clip for source in sources]
