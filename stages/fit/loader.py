@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from itertools import chain, islice
 from operator import attrgetter
 from typing import Any
 
@@ -112,15 +112,19 @@ class ClipLoader:
         attributes: Attributes | None = None,
         extra: Companion | None = None,
     ) -> None:
-        self.clips = sorted(clips, key=attrgetter("start"))
+        by_row = sorted(clips, key=attrgetter("start"))
         self.scores = dict(scores or {})
         words = attributes or {}
-        self.attributes = {s.clip: words[s.clip] for s in self.clips if s.clip in words}
+        self.attributes = {s.clip: words[s.clip] for s in by_row if s.clip in words}
         self._names = arrays_of(stream)
         features = [source.dask(name) for name in self._names]
         self.widths = tuple(int(array.shape[1]) for array in features)
         wider = max(sum(self.widths) / EMBEDDING_DIM, 1.0)  # wide layers: as many bytes, fewer rows
-        self.blocks = group_blocks(self.clips, max(int(block_rows / wider), 1))
+        self.blocks = group_blocks(by_row, max(int(block_rows / wider), 1))
+        # So few blocks are held all at once, and their clips go by name: extraction writes clips as
+        # its workers finish them, and the same features must train the same model in any order.
+        self._whole = len(self.blocks) <= HELD_BLOCKS
+        self.clips = sorted(by_row, key=attrgetter("clip")) if self._whole else by_row
         self.extra_width = 0 if extra is None else len(extra.columns)
         beyond = [] if extra is None else [extra.dask()]
         rest = (source.dask(name) for name in ("landmark", "valid", "timestamp"))
@@ -211,7 +215,7 @@ class ClipLoader:
         """Every clip once, in padded batches; the last one may be smaller.
 
         Shuffled, the blocks come in random order, several are held, and a batch is drawn from all
-        clips held (see draw); the same for the same (seed, epoch). Otherwise in row order.
+        clips held (see draw); the same for the same (seed, epoch). Otherwise in that of ``clips``.
 
         Parameters
         ----------
@@ -240,18 +244,19 @@ class ClipLoader:
         them are held once it runs, and the model need not wait for so many at the start.
         """
         rng = np.random.default_rng((seed, epoch))
+        if self._whole:
+            held = list(self.iter_clips())
+            while held:
+                yield _taken(held, draw(held, batch_size, bucket, rng))
+            return
         order = rng.permutation(len(self.blocks)).tolist()
-        held: list[ClipData] = []
+        held = []
         for count, clips in enumerate(self._stream(order), start=1):
             held += clips
             due = len(held) if count == len(order) else len(held) // HELD_BLOCKS
             # Before the end only whole batches.
             while held and (due >= batch_size or count == len(order)):
-                places = draw(held, batch_size, bucket, rng)
-                chosen = [held[place] for place in places]
-                for place in sorted(places, reverse=True):  # the last one takes the free place
-                    held[place] = held[-1]
-                    held.pop()
+                chosen = _taken(held, draw(held, batch_size, bucket, rng))
                 due -= len(chosen)
                 yield chosen
 
@@ -261,9 +266,12 @@ class ClipLoader:
             yield batch
 
     def iter_clips(self) -> Iterator[ClipData]:
-        """Every clip once, in row order."""
-        for clips in self._stream(range(len(self.blocks))):
-            yield from clips
+        """Every clip once, in the order of ``clips``."""
+        read = self._stream(range(len(self.blocks)))
+        if self._whole:
+            yield from sorted(chain.from_iterable(read), key=attrgetter("clip"))
+        else:
+            yield from chain.from_iterable(read)
 
     def longest(self) -> int:
         """Frames of the longest clip as it would be batched; reads times only if resampling."""
@@ -294,3 +302,12 @@ class ClipLoader:
             within[within < 1e-6] = 1.0
             result += [torch.from_numpy(v.astype(np.float32)) for v in (mean, sd, within)]
         return StreamStatistics(*result)
+
+
+def _taken(held: list[ClipData], places: Sequence[int]) -> list[ClipData]:
+    """Take the clips at some places out of those held."""
+    chosen = [held[place] for place in places]
+    for place in sorted(places, reverse=True):  # the last one takes the free place
+        held[place] = held[-1]
+        held.pop()
+    return chosen

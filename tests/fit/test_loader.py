@@ -53,7 +53,7 @@ def test_batches_hold_what_the_store_holds(made: Made, stream: Stream) -> None:
             want = np.float32(labels[clip]) if clip in labels else np.nan
             np.testing.assert_equal(batch.score[row].item(), float(want))
         seen += batch.clips
-    assert seen == list(spans)
+    assert seen == sorted(spans)  # so few blocks go by name
 
 
 def test_order_depends_on_seed_and_epoch_alone(made: Made) -> None:
