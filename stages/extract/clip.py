@@ -130,16 +130,18 @@ class ClipTask:
     def _look_through(self, frames: Iterator[Frame]) -> Asking:
         """Read the clip to its end, following every face."""
         follower = Follower(frames, self.recipe.every)
-        last: Seen | None = None
+        before: set[int] = set()  # tracklets of the frame before
         ended_by_cut: set[int] = set()
         held = 0
         while run := (yield from follower.next_run()):
             for seen in run:
-                if seen.cut and last is not None:
-                    ended_by_cut |= {s.tracklet for s in last.sightings}
-                last = seen
+                if seen.cut:
+                    ended_by_cut |= before
+                before = {s.tracklet for s in seen.sightings}
                 self._times.append(seen.timestamp)
+            del seen
             held += yield from self._look(run)
+            run.clear()  # the next frames are decoded without these in memory
             if self.recipe.crops:
                 bound(self._reservoirs(self._sequences), self.recipe.crop_size)
             if held > HELD_CROPS:

@@ -66,8 +66,10 @@ class Engine:
             asking = [clip for clip in open_ if type(clip.request) is kind]
             open_[:] = [clip for clip in open_ if type(clip.request) is not kind]
             answers = self._answer([clip.request for clip in asking])
-            for clip, answer in zip(asking, answers, strict=True):
-                yield from self._advance(open_, clip.source, clip.task, answer)
+            answered = [(clip.source, clip.task) for clip in asking]
+            del asking  # its requests hold frames, and the tasks are about to decode the next ones
+            for (source, task), answer in zip(answered, answers, strict=True):
+                yield from self._advance(open_, source, task, answer)
 
     @staticmethod
     def _advance(

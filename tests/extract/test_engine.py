@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,26 @@ def test_long_clips_in_bounded_memory_give_the_same_rows(
     _, rows = extract(path, nets)
     for name, array in rows.as_dict().items():
         np.testing.assert_array_equal(array, expected.as_dict()[name], err_msg=name)
+
+
+def test_few_frames_are_in_memory_at_a_time(
+    tmp_path: Path, nets: Nets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run of 5, the key frame before it and the one being handed out; of 4k each is 25 MB."""
+    alive: list[weakref.ref[Any]] = []
+    counts: list[int] = []
+    read = clip_module.ClipReader.__iter__
+
+    def watched(reader: clip_module.ClipReader) -> Generator[Any]:
+        for frame in read(reader):
+            alive.append(weakref.ref(frame.image))
+            counts.append(sum(ref() is not None for ref in alive))
+            yield frame
+
+    monkeypatch.setattr(clip_module.ClipReader, "__iter__", watched)
+    extract(moving_square(tmp_path / "a.mp4", frames=23), nets)
+    assert len(counts) == 23
+    assert max(counts) <= 7
 
 
 def test_landmarks_that_are_no_face_make_their_frame_invalid(
