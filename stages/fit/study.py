@@ -259,8 +259,6 @@ class Study:
                 model = refit_network(config, options, loader_of(rows), result.best_epoch, seed)
             frames = None if take is None else frame_sink(self.source, self.spans, config, take)
             found = predict_scores(model, [tested], label, config, frames)
-            frames = None if take is None else frame_sink(self.source, self.spans, config, take)
-            found = predict_scores(model, [tested], label, config, frames)
             told = predict_classes(model, tested, config)
         clips = [self.clips[k] for k in np.flatnonzero(test)]
         details: dict[str, Any] = {"epoch": result.best_epoch}

@@ -12,6 +12,7 @@ from scipy import stats
 
 from stages.fit import fold_runs as engine
 from stages.fit.compare import ALL
+from stages.fit.contestants import choose_contestants
 from stages.fit.evaluate import Evaluated, evaluate
 from stages.fit.fold_runs import StudyError
 from stages.fit.persons import PersonsError
@@ -221,3 +222,11 @@ def test_normalised_labels_recover_an_order_that_subsets_hide(
     assert raw["attributes only"].src.value < rows["attributes only"].src.value - 0.2
     text = (tmp_path / "z" / "report.md").read_text()
     assert "against the scores as they are" in text and "(zscore)" in text
+
+
+def test_a_fold_is_predicted_once(people: Paths) -> None:
+    study, told = Study(design(people)), []
+    (network, *_) = choose_contestants(["2stcn"], SETTINGS, [])
+    study.predict(network, 0, 0, take=lambda frames: told.append(frames.clip))
+    tested = np.asarray(study.clips)[study.grouping.folds[0] == 0]
+    assert sorted(told) == sorted(tested)
