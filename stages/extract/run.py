@@ -21,7 +21,7 @@ from stages.extract.recipe import Recipe, WhichFaces
 from stages.extract.selftest import check_precision
 from stages.extract.sessions import resolve_device
 from stages.extract.workers import Result, WorkerSetup, run_clips
-from store.errors import StoreNotFoundError
+from store.errors import StoreDamagedError, StoreNotFoundError
 from store.schema import ClipRecord, ClipRows, Status
 
 _VERSIONS = ("facepipe", "insightface", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino",
@@ -306,6 +306,8 @@ def _keep(
                 for track in before:
                     writer.remove(record.clip, track)
             return record
+        except StoreDamagedError:  # no fault of this clip's, and the next would meet it as well
+            raise
         except store.StoreError as error:  # rows that break the format: no reader should see them
             record = ClipRecord(
                 record.clip,
