@@ -160,7 +160,10 @@ def _plan(
 
 
 def _same_file(path: Path, record: ClipRecord) -> bool:
-    stat = path.stat()
+    try:
+        stat = path.stat()
+    except OSError:  # gone since it was listed, or a link to a drive that is not mounted
+        return False
     if (stat.st_size, stat.st_mtime_ns) == (record.size_bytes, record.mtime_ns):
         return True
     if stat.st_size != record.size_bytes:

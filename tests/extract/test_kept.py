@@ -9,7 +9,7 @@ import pytest
 
 import store
 from stages.extract import run as run_module
-from stages.extract.run import extract
+from stages.extract.run import extract, plan
 from store import Status, StoreError
 from store.layout import Layout
 from tests.testing.clips import moving_square
@@ -37,3 +37,18 @@ def test_a_damaged_store_ends_the_run_and_costs_no_clip(
     )  # what was extracted waits in the journal
     with pytest.raises(StoreError, match="damaged"):
         writer.close()
+
+
+def test_a_clip_that_vanished_since_it_was_listed_keeps_its_rows(
+    tmp_path: Path, small_pack: Path
+) -> None:
+    moving_square(tmp_path / "a.mp4", frames=6)
+    moving_square(tmp_path / "b.mp4", frames=6)
+    given = options(tmp_path, tmp_path, small_pack, workers=1)
+    extract(given)
+    (tmp_path / "a.mp4").unlink()
+    (tmp_path / "a.mp4").symlink_to(tmp_path / "on a drive that is not mounted.mp4")
+    found = plan(given)
+    assert [[s.clip for s in part] for part in (found.todo, found.changed, found.done)] == [
+        [], ["a.mp4"], ["b.mp4"],
+    ]  # fmt: skip
