@@ -319,6 +319,7 @@ def _keep(
                 content_sha256=record.content_sha256,
                 size_bytes=record.size_bytes,
                 mtime_ns=record.mtime_ns,
+                track=record.track,
             )
     if record.clip in held:  # good rows are not given up for a failure
         return replace(record, message=f"{record.message}; the rows from before were kept")

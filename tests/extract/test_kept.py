@@ -9,10 +9,11 @@ import pytest
 
 import store
 from stages.extract import run as run_module
+from stages.extract.recipe import WhichFaces
 from stages.extract.run import extract, plan
 from store import Status, StoreError
 from store.layout import Layout
-from tests.testing.clips import moving_square
+from tests.testing.clips import moving_square, picture, write_video
 from tests.testing.runs import options
 
 
@@ -52,3 +53,23 @@ def test_a_clip_that_vanished_since_it_was_listed_keeps_its_rows(
     assert [[s.clip for s in part] for part in (found.todo, found.changed, found.done)] == [
         [], ["a.mp4"], ["b.mp4"],
     ]  # fmt: skip
+
+
+def test_a_track_that_the_store_refuses_is_not_counted_as_a_clip(
+    tmp_path: Path, small_pack: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_video(tmp_path / "a.mp4", [picture([(70, 120, 50), (220, 120, 90)])] * 8)
+    real = run_module.run_clips
+
+    def spoilt(*args: object) -> object:
+        for record, rows in real(*args):  # type: ignore[arg-type]
+            if record.track:
+                rows.landmark[3] = 1e6
+            yield record, rows
+
+    monkeypatch.setattr(run_module, "run_clips", spoilt)
+    summary = extract(options(tmp_path, tmp_path, small_pack, workers=1, faces=WhichFaces.ALL))
+    assert summary.statuses == {"ok": 1}
+    records = {r.track: r for r in store.open(tmp_path / "f.store").records()}
+    assert (records[0].status, records[1].status) == (Status.OK, Status.FAILED)
+    assert "landmark" in records[1].message
