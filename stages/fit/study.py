@@ -114,7 +114,10 @@ class Study:
 
     def fingerprint(self) -> dict[str, Any]:
         """Everything about data and folds that predictions hang on, as JSON types."""
-        frames = [(clip, self.spans[clip].frames) for clip in self.clips]
+        told = dict(self.source.provenance)
+        hashes = self.source.iter_rows(("clip", "rows_sha256"), where="track = 0")
+        chosen = set(self.clips)
+        rows = sorted(found for found in hashes if found[0] in chosen)
         folds = self.grouping.folds
         layers = {name: layer.provenance for name, layer in self.source.layers.items()}
         return {
@@ -127,8 +130,9 @@ class Study:
             "seed": self.design.seed,
             "attributes": self.attributes,
             "labels": self.labels.sha256,
-            "pack": dict(self.source.provenance).get("pack", {}),
-            "clips": _sha256(frames),
+            "pack": told.get("pack", {}),
+            "recipe": told.get("recipe", {}),
+            "clips": _sha256([self.clips, rows]),
             "fold of each clip": _sha256(folds.tolist()),
         }
 
