@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from machine import machine, tell
+from machine import machine, portraits_parser, tell
 from scut import SUBSETS, VERSIONS, FloatArray, attribute_rater, extracted, read, row
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
@@ -175,14 +175,8 @@ def judge(found: dict[str, Any]) -> list[str]:
 
 def main() -> int:
     """Run it all, print a table and the JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("data", type=Path, help="folder with images/ and labels.csv")
-    parser.add_argument("--store", type=Path, help="keep the features here; thrown away if not")
+    parser = portraits_parser(__doc__)
     parser.add_argument("--only", nargs="+", help="rows of the table")
-    parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int)
-    parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     about = machine(VERSIONS)
     print(f"{'PC':52s} " + "  ".join(f"{part:22s}" for part in ("all", *SUBSETS)))

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import leave, machine, real_clips, tell
+from machine import judge, leave, machine, real_clips, tell
 
 import store
 from stages.extract import packs
@@ -328,12 +328,7 @@ def main() -> int:
         figures[f"{name}_of_rewritten"] = median[f"{name}_rewritten"] / median[name]
     figures["two_workers_over_one"] = median["one_worker"] / median["ort"]
     figures |= {**good, "peak_rss_gib": peak / 2**30}
-    short = [k for k, v in FLOORS.items() if k in figures and figures[k] < v]
-    short += [k for k, v in CEILINGS.items() if k in figures and figures[k] > v]
-    for name, value in figures.items():
-        bound = FLOORS.get(name, CEILINGS.get(name))
-        mark = "" if bound is None else f"   ({'SHORT of' if name in short else 'holds'} {bound})"
-        print(f"{name:28s} {value:9.4f}{mark}")
+    short = judge(figures, FLOORS, CEILINGS)
     told = {
         "benchmark": "extract",
         **machine(VERSIONS),

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import collections
-import os
 import statistics
 import sys
 import tempfile
@@ -33,7 +32,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from machine import machine, tell
+from machine import judge, tell, training_machine
 from torch.utils.data import DataLoader, Dataset
 
 import store
@@ -279,11 +278,7 @@ def main() -> int:
     )
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    about = {
-        **machine(VERSIONS),
-        "torch_threads": torch.get_num_threads(),
-        "load_before": round(os.getloadavg()[0], 2),
-    }
+    about = training_machine(VERSIONS)
     with tempfile.TemporaryDirectory(dir=given.scratch, prefix="facepipe-load-") as scratch:
         found = measure(Path(scratch), given.clips, given.repeats)
     seconds = found.pop("seconds")
@@ -297,11 +292,7 @@ def main() -> int:
         "loader_over_one_at_a_time": rate["loader"] / rate["one_at_a_time"],
         "padding": found.pop("padding"),
     }
-    short = [name for name, floor in FLOORS.items() if figures[name] < floor]
-    for name, value in figures.items():
-        floor = FLOORS.get(name)
-        mark = "" if floor is None else f"   ({'SHORT of' if name in short else 'holds'} {floor})"
-        print(f"{name:34s} {value:9.3f}{mark}")
+    short = judge(figures, FLOORS)
     told = {
         "benchmark": "load",
         **about,

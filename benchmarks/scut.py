@@ -28,7 +28,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from machine import machine, tell
+from machine import judge, machine, portraits_parser, tell
 from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import KFold
 
@@ -249,19 +249,13 @@ def row(
 
 def main() -> int:
     """Run it all, print a table and the JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("data", type=Path, help="folder with images/ and labels.csv")
-    parser.add_argument("--store", type=Path, help="keep the features here; thrown away if not")
+    parser = portraits_parser(__doc__)
     parser.add_argument("--mirror", type=Path, help="keep the mirror images here")
     parser.add_argument("--flip", action="store_true", help="features of mirror images too")
     parser.add_argument("--networks", nargs="*", default=["2stcn-plus"], help="networks to train")
     parser.add_argument("--epochs", type=int, default=30, help="of the networks")
     parser.add_argument("--only", nargs="+", help="models whose name holds one of these")
     parser.add_argument("--quick", action="store_true", help="no kernels, no trees")
-    parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int)
-    parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     about = machine(VERSIONS)
     print(f"{'PC':52s} " + "  ".join(f"{part:22s}" for part in ("all", *SUBSETS)))
@@ -271,11 +265,7 @@ def main() -> int:
     reached = {"best": max(value for name, value in pc.items() if not name.startswith("mean of"))}
     if MEANPOOL in pc:
         reached["meanpool"] = pc[MEANPOOL]
-    floors = {name: floor for name, floor in FLOORS.items() if name in reached}
-    short = [name for name, floor in floors.items() if reached[name] < floor]
-    for name, floor in floors.items():
-        mark = "SHORT of" if name in short else "holds"
-        print(f"{name:52s} {reached[name]:.4f}   ({mark} {floor})")
+    short = judge(reached, FLOORS)
     told = {"benchmark": "scut", **about, "folds": given.folds, "seed": given.seed, **found}
     tell({**told, "reached": reached, "short_of": short}, given.out)
     return 1 if short else 0

@@ -19,7 +19,6 @@ than a minute. Torch takes as many threads as it would in `pipeline fit`.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import sys
 import tempfile
@@ -30,9 +29,8 @@ from typing import Any
 
 import numpy as np
 import pytorch_tcn
-import torch
 from load import VFAP_CLIPS, make_inputs
-from machine import machine, tell
+from machine import judge, tell, training_machine
 from torch import Tensor, nn
 
 import store
@@ -135,11 +133,7 @@ def main() -> int:
     )
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    about = {
-        **machine(VERSIONS),
-        "torch_threads": torch.get_num_threads(),
-        "load_before": round(os.getloadavg()[0], 2),
-    }
+    about = training_machine(VERSIONS)
     with tempfile.TemporaryDirectory(dir=given.scratch, prefix="facepipe-step-") as scratch:
         path, _ = make_inputs(Path(scratch), given.clips, npz=False)
         source = store.open(path)
@@ -157,12 +151,7 @@ def main() -> int:
         "epoch_s": max(epochs),
         "second_epoch_s": epochs[1],
     }
-    short = [name for name, floor in FLOORS.items() if figures[name] < floor]
-    short += [name for name, ceiling in CEILINGS.items() if figures[name] > ceiling]
-    for name, value in figures.items():
-        bound = FLOORS.get(name, CEILINGS.get(name))
-        mark = "" if bound is None else f"   ({'SHORT of' if name in short else 'holds'} {bound})"
-        print(f"{name:20s} {value:9.3f}{mark}")
+    short = judge(figures, FLOORS, CEILINGS)
     told = {
         "benchmark": "step",
         **about,

@@ -26,7 +26,7 @@ from typing import Any
 import h5py
 import numpy as np
 import zarr
-from machine import leave, machine, tell
+from machine import judge, leave, machine, tell
 from machine import real_clips as demo_clips
 
 import store as features
@@ -234,11 +234,7 @@ def main() -> int:
         for line in table:
             print(" ".join(f"{value:14.6g}" for value in line.values()))
         figures |= {key: table[-1][key] for key in CEILINGS if key in table[-1]}
-    short = [k for k, v in FLOORS.items() if figures[k] < v]
-    short += [k for k, v in CEILINGS.items() if k in figures and figures[k] > v]
-    for name, value in figures.items():
-        bound = FLOORS.get(name, CEILINGS.get(name))
-        print(f"{name:26s} {value:12.3f}   ({'SHORT of' if name in short else 'holds'} {bound})")
+    short = judge(figures, FLOORS, CEILINGS)
     told = {
         "benchmark": "store",
         **machine(VERSIONS),

@@ -10,10 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from pipeline import console
+from pipeline.options import Json
 from store.errors import FacepipeError
 
 OneStore = Annotated[Path, typer.Argument(metavar="STORE", help="A feature store.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
 
 class ExportFormat(StrEnum):

@@ -15,6 +15,7 @@ from pipeline.label_commands import labels_app
 from pipeline.licence_commands import licences
 from pipeline.live_commands import live
 from pipeline.model_commands import models
+from pipeline.options import FittedRun, Json, PackOfRun, Workers
 from pipeline.report_commands import report
 from pipeline.schema_commands import schema
 from stages.extract.device import Device, Precision
@@ -56,8 +57,6 @@ DeviceOption = Annotated[
     Device,
     typer.Option(help="Where the nets run; an error where it is not live. auto: cuda, else cpu."),
 ]
-Workers = Annotated[int | None, typer.Option(min=1, help="Worker processes. [default: one a core]")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 PerFrame = Annotated[
     Path | None,
     typer.Option(help="Folder for a CSV a clip: each frame's attention, score, part in the score."),
@@ -257,16 +256,12 @@ def fit(
 @app.command()
 def score(
     videos: Videos,
-    run: Annotated[
-        Path | None, typer.Option(help="The fitted model. [default: the newest below runs/]")
-    ] = None,
+    run: FittedRun = None,
     out: Annotated[Path, typer.Option(help="The table of scores.")] = Path("scores.csv"),
     store: Annotated[
         Path | None, typer.Option(help="Keep the features in this store. [default: thrown away]")
     ] = None,
-    pack: Annotated[
-        str | None, typer.Option(help="Where the run's pack is. [default: found by its name]")
-    ] = None,
+    pack: PackOfRun = None,
     device: DeviceOption = Device.AUTO,
     workers: Workers = None,
     per_frame: PerFrame = None,

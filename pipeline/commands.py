@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline import care_commands, console
+from pipeline.options import Json
 
 packs_app = typer.Typer(
     no_args_is_help=True, help="Model packs: what the clips are looked at with."
@@ -20,7 +21,6 @@ Stores = Annotated[
     list[str],  # and not Path, which would mangle URLs
     typer.Argument(metavar="STORE...", help="A feature store, or several read as one; or s3://..."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
 
 @packs_app.command("install")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline import console
+from pipeline.options import Json
 
 if TYPE_CHECKING:  # the command line must come up at once
     from stages.fit.compare import Row
@@ -85,7 +86,6 @@ Config = Annotated[
     Path | None,
     typer.Option("--config", help="A best.json of pipeline tune; --set changes it further."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
 
 def add_to(app: typer.Typer) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from pipeline import console
+from pipeline.options import Json, Workers
 from stages.extract.device import Device
 
 
@@ -55,11 +56,9 @@ def features(
     device: Annotated[
         Device, typer.Option(help="Where the net runs. auto: cuda, else cpu.")
     ] = Device.AUTO,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Worker processes. [default: one a core]")
-    ] = None,
+    workers: Workers = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Add any layer of the recognition net to a store, as an array that models read by its name.
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline import console
+from pipeline.options import Json
 
 labels_app = typer.Typer(no_args_is_help=True, help="Labels: the scores that a model learns.")
 SHOWN = 10  # clips that are left out, in full; all are in the file beside the labels
@@ -31,7 +32,7 @@ def from_info(
             "views, comments, reposts, saves, followers, duration_s, age_days.",
         ),
     ] = "like-rate",
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Score clips by the likes and views that yt-dlp noted beside them; subset is the channel.
 

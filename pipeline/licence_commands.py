@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
 from pipeline import console
+from pipeline.options import Json
 
 UNKNOWN = "UNKNOWN"
 
 
 def licences(
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """List the SPDX licences of the packages that facepipe needs and of the packs' weights.
 

@@ -8,21 +8,18 @@ from typing import Annotated
 import typer
 
 from pipeline import console
+from pipeline.options import FittedRun, Json, PackOfRun
 from stages.extract.device import Device
 
 
 def live(
     source: Annotated[str, typer.Option(help="A camera's number, or a video file.")] = "0",
-    run: Annotated[
-        Path | None, typer.Option(help="The fitted model. [default: the newest below runs/]")
-    ] = None,
+    run: FittedRun = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Write an mp4. [default: a window; live.mp4 where there is no screen]"),
     ] = None,
-    pack: Annotated[
-        str | None, typer.Option(help="Where the run's pack is. [default: found by its name]")
-    ] = None,
+    pack: PackOfRun = None,
     device: Annotated[
         Device, typer.Option(help="Where the nets run; an error where it is not live.")
     ] = Device.AUTO,
@@ -39,7 +36,7 @@ def live(
     store: Annotated[
         Path | None, typer.Option(help="Keep the rows that were scored in this store.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Score a camera or a file while it runs: box, landmarks, running score, latency.
 

@@ -9,12 +9,11 @@ from typing import Annotated
 import typer
 
 from pipeline import console
+from pipeline.options import FittedRun, Json
 
 
 def report(
-    run: Annotated[
-        Path | None, typer.Option(help="The fitted model. [default: the newest below runs/]")
-    ] = None,
+    run: FittedRun = None,
     store: Annotated[
         list[str] | None,
         typer.Option(
@@ -28,7 +27,7 @@ def report(
     ] = None,
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
     blur: Annotated[bool, typer.Option("--blur", help="Show no face recognisably.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Show what a run is worth and what it looks at, on one page that needs no network.
 

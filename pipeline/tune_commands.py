@@ -14,7 +14,6 @@ from pipeline.evaluate_commands import (
     Group,
     GroupOption,
     Inner,
-    Json,
     LabelFile,
     Normalise,
     NormaliseOption,
@@ -25,6 +24,7 @@ from pipeline.evaluate_commands import (
     make_design,
     words,
 )
+from pipeline.options import Json
 
 
 def tune(

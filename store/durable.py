@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from zarr.storage import LocalStore
 
-from store.errors import FacepipeError, StoreError, StoreWriteError
+from store.errors import FacepipeError, StoreDamagedError, StoreWriteError
 
 if TYPE_CHECKING:
     from zarr.core.buffer import Buffer
@@ -128,7 +128,7 @@ def reporting(path: Path, doing: str) -> Iterator[None]:
     ------
     StoreWriteError
         The disk is full or refused the write.
-    StoreError
+    StoreDamagedError
         What the store holds cannot be read.
     """
     kept = "What was committed before is kept."
@@ -145,7 +145,7 @@ def reporting(path: Path, doing: str) -> Iterator[None]:
             hint = f"Check that the folder is writable, then run the same command again. {kept}"
         raise StoreWriteError(message, hint) from error
     except (ValueError, RuntimeError, KeyError) as error:
-        raise StoreError(
+        raise StoreDamagedError(
             f"{path}: the arrays are damaged ({doing}): {_one_line(error)}",
             f"`pipeline store verify {path}` names the clips.",
         ) from error

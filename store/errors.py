@@ -49,6 +49,10 @@ class StoreMismatchError(StoreError):
     """The store was made with another pack or other extraction settings."""
 
 
+class StoreDamagedError(StoreError):
+    """What the store holds cannot be read."""
+
+
 class CompactedError(StoreError):
     """Row numbers of an older generation were used."""
 

@@ -21,7 +21,7 @@ from stages.extract.recipe import Recipe, WhichFaces
 from stages.extract.selftest import check_precision
 from stages.extract.sessions import resolve_device
 from stages.extract.workers import Result, WorkerSetup, run_clips
-from store.errors import StoreNotFoundError
+from store.errors import StoreDamagedError, StoreNotFoundError
 from store.schema import ClipRecord, ClipRows, Status
 
 _VERSIONS = ("facepipe", "insightface", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino",
@@ -160,7 +160,10 @@ def _plan(
 
 
 def _same_file(path: Path, record: ClipRecord) -> bool:
-    stat = path.stat()
+    try:
+        stat = path.stat()
+    except OSError:  # gone since it was listed, or a link to a drive that is not mounted
+        return False
     if (stat.st_size, stat.st_mtime_ns) == (record.size_bytes, record.mtime_ns):
         return True
     if stat.st_size != record.size_bytes:
@@ -306,6 +309,8 @@ def _keep(
                 for track in before:
                     writer.remove(record.clip, track)
             return record
+        except StoreDamagedError:  # no fault of this clip's, and the next would meet it as well
+            raise
         except store.StoreError as error:  # rows that break the format: no reader should see them
             record = ClipRecord(
                 record.clip,
@@ -314,6 +319,7 @@ def _keep(
                 content_sha256=record.content_sha256,
                 size_bytes=record.size_bytes,
                 mtime_ns=record.mtime_ns,
+                track=record.track,
             )
     if record.clip in held:  # good rows are not given up for a failure
         return replace(record, message=f"{record.message}; the rows from before were kept")

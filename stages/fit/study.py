@@ -114,7 +114,10 @@ class Study:
 
     def fingerprint(self) -> dict[str, Any]:
         """Everything about data and folds that predictions hang on, as JSON types."""
-        frames = [(clip, self.spans[clip].frames) for clip in self.clips]
+        told = dict(self.source.provenance)
+        hashes = self.source.iter_rows(("clip", "rows_sha256"), where="track = 0")
+        chosen = set(self.clips)
+        rows = sorted(found for found in hashes if found[0] in chosen)
         folds = self.grouping.folds
         layers = {name: layer.provenance for name, layer in self.source.layers.items()}
         return {
@@ -127,8 +130,9 @@ class Study:
             "seed": self.design.seed,
             "attributes": self.attributes,
             "labels": self.labels.sha256,
-            "pack": dict(self.source.provenance).get("pack", {}),
-            "clips": _sha256(frames),
+            "pack": told.get("pack", {}),
+            "recipe": told.get("recipe", {}),
+            "clips": _sha256([self.clips, rows]),
             "fold of each clip": _sha256(folds.tolist()),
         }
 
@@ -257,8 +261,6 @@ class Study:
                 train_clips.release()
                 val_clips.release()
                 model = refit_network(config, options, loader_of(rows), result.best_epoch, seed)
-            frames = None if take is None else frame_sink(self.source, self.spans, config, take)
-            found = predict_scores(model, [tested], label, config, frames)
             frames = None if take is None else frame_sink(self.source, self.spans, config, take)
             found = predict_scores(model, [tested], label, config, frames)
             told = predict_classes(model, tested, config)

@@ -21,26 +21,16 @@ from stages.extract.device import Device
 from stages.extract.inputs import Source
 from stages.extract.kind import Kind
 from stages.extract.recipe import Recipe
-from stages.extract.run import ExtractOptions, Summary, extract
+from stages.extract.run import Summary, extract
 from stages.extract.workers import Result, WorkerSetup
 from store import ClipRecord, Status
-from tests.testing.clips import moving_square, picture, write_video
+from tests.testing.runs import mixed_videos, options
 from tests.testing.spoilt import Spoilt
 
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("videos")
-    for i in range(8):
-        moving_square(folder / f"clip{i}.mp4", frames=12 + i, step=(2 + i / 2, 1))
-    write_video(folder / "nobody.mp4", [picture([])] * 8)
-    (folder / "broken.mp4").write_text("not a video")
-    return folder
-
-
-def options(videos: Path, home: Path, pack: Path, **changes: object) -> ExtractOptions:
-    given = {"device": Device.CPU, "workers": 2, **changes}
-    return ExtractOptions([videos], home / "f.store", str(pack), **given)  # type: ignore[arg-type]
+    return mixed_videos(tmp_path_factory.mktemp("videos"), 8)
 
 
 @pytest.fixture(scope="module")

@@ -17,26 +17,17 @@ from stages.extract import run as run_module
 from stages.extract.device import Device
 from stages.extract.inputs import Source, find_clips
 from stages.extract.recipe import Recipe, WhichFaces
-from stages.extract.run import ExtractOptions, Summary, extract, long_ones_first, plan
+from stages.extract.run import Summary, extract, long_ones_first, plan
 from stages.extract.workers import WorkerSetup, run_clips
 from store import ClipRecord, Status, StoreMismatchError, StoreWriteError
 from tests.testing.clips import moving_square, picture, write_video
 from tests.testing.packs import tiny_pack
+from tests.testing.runs import mixed_videos, options
 
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("videos")
-    for i in range(5):
-        moving_square(folder / f"clip{i}.mp4", frames=12 + i, step=(2 + i / 2, 1))
-    write_video(folder / "nobody.mp4", [picture([])] * 8)
-    (folder / "broken.mp4").write_text("not a video")
-    return folder
-
-
-def options(videos: Path, tmp_path: Path, pack: Path, **changes: object) -> ExtractOptions:
-    given = {"device": Device.CPU, "workers": 2, **changes}
-    return ExtractOptions([videos], tmp_path / "f.store", str(pack), **given)  # type: ignore[arg-type]
+    return mixed_videos(tmp_path_factory.mktemp("videos"), 5)
 
 
 @pytest.fixture(scope="module")

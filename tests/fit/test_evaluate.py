@@ -10,12 +10,15 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+import store
 from stages.fit import fold_runs as engine
 from stages.fit.compare import ALL
+from stages.fit.contestants import choose_contestants
 from stages.fit.evaluate import Evaluated, evaluate
 from stages.fit.fold_runs import StudyError
 from stages.fit.persons import PersonsError
 from stages.fit.study import Design, Study
+from tests.fit.fit_clips import PROVENANCE, clip_rows, record
 from tests.fit.study_clips import make_study
 
 SETTINGS = ["epochs=2", "batch_size=8", "model.channels=4", "model.levels=2", "bootstrap=100"]
@@ -221,3 +224,23 @@ def test_normalised_labels_recover_an_order_that_subsets_hide(
     assert raw["attributes only"].src.value < rows["attributes only"].src.value - 0.2
     text = (tmp_path / "z" / "report.md").read_text()
     assert "against the scores as they are" in text and "(zscore)" in text
+
+
+def test_a_fold_is_predicted_once(people: Paths) -> None:
+    study, told = Study(design(people)), []
+    (network, *_) = choose_contestants(["2stcn"], SETTINGS, [])
+    study.predict(network, 0, 0, take=lambda frames: told.append(frames.clip))
+    tested = np.asarray(study.clips)[study.grouping.folds[0] == 0]
+    assert sorted(told) == sorted(tested)
+
+
+def test_clips_that_were_extracted_anew_are_another_study(people: Paths, tmp_path: Path) -> None:
+    shutil.copytree(people[0], tmp_path / "anew.store")
+    clip = Study(design(people)).clips[0]
+    with store.Writer(tmp_path / "anew.store", PROVENANCE) as writer:
+        (held,) = store.open(people[0]).records(where=f"clip = '{clip}'")
+        rows = clip_rows(np.random.default_rng(9), held.frames, 5.0)
+        writer.append(record(clip, rows), rows, replace=True)
+    one, two = (Study(design(people, store=(path,), group="person")).fingerprint()
+                for path in (people[0], tmp_path / "anew.store"))  # fmt: skip
+    assert {key for key in one if one[key] != two[key]} == {"clips"}

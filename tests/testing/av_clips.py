@@ -10,9 +10,18 @@ from typing import Any
 import av
 import numpy as np
 
+from stages.extract.video import ClipReader
+from tests.testing.clips import picture
+
 MS = Fraction(1, 1000)
 # Wheels of PyAV carry one AV1 encoder or the other.
 AV1 = next(c for c in ("libsvtav1", "libaom-av1") if c in av.codecs_available)
+MARKS = [0, 40, 80, 300, 340, 900, 913, 1000]  # ms
+
+
+def frames(count: int = len(MARKS)) -> list[np.ndarray]:
+    """Draw (48, 64, 3) BGR pictures of a square that wanders."""
+    return [picture([(20 + 2 * i % 20, 24, 20)], (64, 48)) for i in range(count)]
 
 
 def write_av(
@@ -54,3 +63,29 @@ def pts_seconds(path: Path) -> list[float]:
         stream = file.streams.video[0]
         start = stream.start_time or 0
         return [float((f.pts - start) * f.time_base) for f in file.decode(stream)]  # type: ignore
+
+
+def read(path: Path) -> tuple[ClipReader, list[float], list[np.ndarray]]:
+    """Read a clip to its end; return the reader, the frames' times in seconds and pictures."""
+    with ClipReader(path) as reader:
+        found = list(reader)
+    return reader, [f.timestamp for f in found], [f.image for f in found]
+
+
+def hum(file: Any, stream: Any, seconds: float = 0.5) -> None:
+    """Write silence into a stream of a file."""
+    for i in range(int(seconds * 44100 / 1024)):
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        frame.rate, frame.pts = 44100, 1024 * i
+        file.mux(stream.encode(frame))
+    file.mux(stream.encode())
+
+
+def damage(path: Path, packet: int) -> Path:
+    """Make one packet of an MP4 with H.264 undecodable."""
+    with av.open(str(path)) as file:
+        at = [p.pos for p in file.demux(video=0) if p.size][packet]
+    data = bytearray(path.read_bytes())
+    data[at : at + 4] = b"\xff\xff\xff\xff"  # the length of the unit that follows
+    path.write_bytes(data)
+    return path

@@ -1,4 +1,4 @@
-"""A fitted run made in a second, from clips of moving squares."""
+"""What runs are made with in tests; a fitted one in a second, from clips of moving squares."""
 
 from __future__ import annotations
 
@@ -7,9 +7,26 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.testing.clips import picture, write_video
+from stages.extract.device import Device
+from stages.extract.run import ExtractOptions
+from tests.testing.clips import moving_square, picture, write_video
 
 QUICK = ["train.epochs=2", "train.batch_size=8", "model.channels=8", "bootstrap=100"]
+
+
+def mixed_videos(folder: Path, good: int) -> Path:
+    """Write so many clips of a face, one without any, and one that is none."""
+    for i in range(good):
+        moving_square(folder / f"clip{i}.mp4", frames=12 + i, step=(2 + i / 2, 1))
+    write_video(folder / "nobody.mp4", [picture([])] * 8)
+    (folder / "broken.mp4").write_text("not a video")
+    return folder
+
+
+def options(videos: Path, home: Path, pack: Path, **changes: object) -> ExtractOptions:
+    """Extract with two workers on the CPU into ``home``/f.store."""
+    given = {"device": Device.CPU, "workers": 2, **changes}
+    return ExtractOptions([videos], home / "f.store", str(pack), **given)  # type: ignore[arg-type]
 
 
 def labelled_videos(folder: Path, clips: int = 24, frames: int = 10) -> Path:

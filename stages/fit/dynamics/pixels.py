@@ -16,9 +16,9 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 import store
 from stages.fit.dynamics.config import MdrConfig
-from stages.fit.dynamics.rank_loss import rank_loss
 from stages.fit.dynamics.ranking import FloatArray, accuracy, rank_svm, scale_results
 from stages.fit.dynamics.run import RESULT, Echo, MdrResult, write_ranking
+from stages.fit.dynamics.training import scale_loss
 from stages.fit.dynamics.unet import PixelGenerator
 from stages.fit.dynamics.windows import around, spread
 from stages.fit.grouping import persons_without_labels
@@ -177,17 +177,7 @@ def _loss(generator: PixelGenerator, crops: Tensor, places: Tensor, config: MdrC
     for k, reach in enumerate(generator.windows):
         # A window need not be longer than the clip; each of its frames is 12,288 numbers.
         rows, there = around(places, len(crops), min(reach, len(crops) - 1))
-        losses.append(
-            rank_loss(
-                d[:, k],
-                frames[rows],
-                there,
-                gamma=config.gamma,
-                epsilon=config.epsilon,
-                theta=config.theta,
-                reduction=config.reduction,
-            ).mean()
-        )
+        losses.append(scale_loss(d[:, k], frames[rows], there, config))
     return torch.stack(losses).mean()
 
 

@@ -154,18 +154,21 @@ def _loss(
             rows, there = around(places, x.shape[1], reach)
             window.append(frames[row][rows])  # (n, 2T + 1, K)
             seen.append(there & batch.mask[row][rows])
-        losses.append(
-            rank_loss(
-                d[:, k],
-                torch.cat(window),
-                torch.cat(seen),
-                gamma=config.gamma,
-                epsilon=config.epsilon,
-                theta=config.theta,
-                reduction=config.reduction,
-            ).mean()
-        )
+        losses.append(scale_loss(d[:, k], torch.cat(window), torch.cat(seen), config))
     return torch.stack(losses).mean()
+
+
+def scale_loss(d: Tensor, window: Tensor, seen: Tensor, config: MdrConfig) -> Tensor:
+    """Mean rank loss of one scale by the settings; see rank_loss for the shapes."""
+    return rank_loss(
+        d,
+        window,
+        seen,
+        gamma=config.gamma,
+        epsilon=config.epsilon,
+        theta=config.theta,
+        reduction=config.reduction,
+    ).mean()
 
 
 @torch.no_grad()
