@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -106,7 +107,7 @@ def run_folds(
     Raises
     ------
     StudyError
-        What was kept is gone when all is done.
+        What was kept is gone when all is done; a process died.
     """
     folds = study.grouping.folds
     tasks = [
@@ -163,6 +164,11 @@ def _in_processes(
         try:
             for future in as_completed(waiting):
                 done(future.result())
+        except BrokenProcessPool:
+            raise StudyError(
+                f"{folder}: a process that fitted a fold was killed, for want of memory most often",
+                "run the same command again with fewer --jobs; folds that are done are kept",
+            ) from None
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import shutil
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -244,3 +247,20 @@ def test_clips_that_were_extracted_anew_are_another_study(people: Paths, tmp_pat
     one, two = (Study(design(people, store=(path,), group="person")).fingerprint()
                 for path in (people[0], tmp_path / "anew.store"))  # fmt: skip
     assert {key for key in one if one[key] != two[key]} == {"clips"}
+
+
+def test_a_killed_process_is_told_and_its_study_goes_on(people: Paths, tmp_path: Path) -> None:
+    study = Study(design(people))
+    constant = choose_contestants(["2stcn"], SETTINGS, [])[-1]
+
+    def kill() -> None:
+        while not (children := multiprocessing.active_children()):
+            time.sleep(0.01)
+        children[0].kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(StudyError, match="was killed"):
+        engine.run_folds(study, [constant], tmp_path, 2)
+    killer.join()
+    assert np.isfinite(engine.run_folds(study, [constant], tmp_path)["constant"]).all()
