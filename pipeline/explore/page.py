@@ -15,11 +15,11 @@ from bokeh.models import (
     ColumnDataSource,
     CustomJS,
     DataTable,
-    FlexBox,
     HoverTool,
     MultiChoice,
     Select,
     Span,
+    StringFormatter,
     TableColumn,
     TextInput,
 )
@@ -49,17 +49,23 @@ def build(document: Document, content: Content, videos: bool) -> None:
     track = ColumnDataSource({"time": [], **{key: [] for key, _ in CURVES}}, name="track")
     shown = BooleanFilter([True] * len(content.clips["clip"]))
     view = CDSView(filter=shown)
-    name = TextInput(title="Name contains")
+    name = TextInput(title="Name contains", name="name")
     statuses = sorted(set(content.clips["status"]))
-    status = MultiChoice(title="Status", options=statuses)
-    method = Select(title="Projection", options=methods(), value=methods()[0])
+    status = MultiChoice(title="Status", options=statuses, name="status")
+    method = Select(title="Projection", options=methods(), value=methods()[0], name="method")
     table = DataTable(
         source=source,
         view=view,
-        columns=[TableColumn(field=k, title=k, width=WIDTHS.get(k, 70)) for k in content.clips],
+        columns=[
+            TableColumn(
+                field=k, title=k, width=WIDTHS.get(k, 70), formatter=StringFormatter(null_format="")
+            )
+            for k in content.clips
+        ],
         height=400,
         sizing_mode="stretch_width",
         index_position=None,
+        reorderable=False,
         name="table",
     )
     places = figure(
@@ -102,8 +108,7 @@ def build(document: Document, content: Content, videos: bool) -> None:
         lines=json.dumps([[start, end, start in CLOSED] for start, end in LINES]),
         frames="frame" if videos else "",
     )
-    choice = FlexBox(name, status, method, styles={"flex-wrap": "wrap"}, name="choice")
-    for root in (choice, table, places):
+    for root in (name, status, method, table, places):
         document.add_root(root)
     document.add_root(column(*figures, sizing_mode="stretch_width", name="curves"))
 
