@@ -28,7 +28,7 @@ from bokeh.plotting import figure
 from pipeline.explore.content import Content, methods
 from stages.extract.overlay import CLOSED, LINES
 
-WIDTHS = {"clip": 260, "message": 160}  # of columns, in pixels
+WIDTHS = {"clip": 260, "message": 420}  # of columns, in pixels
 CURVES = (
     ("valid", "face found"),
     ("yaw", "yaw, degrees"),
@@ -66,6 +66,7 @@ def build(document: Document, content: Content, videos: bool) -> None:
         sizing_mode="stretch_width",
         index_position=None,
         reorderable=False,
+        autosize_mode="none",  # names that can be read on a narrow screen, where the table scrolls
         name="table",
     )
     places = figure(
@@ -75,7 +76,7 @@ def build(document: Document, content: Content, videos: bool) -> None:
         title="Clips by their mean embedding",
         tools="pan,wheel_zoom,box_zoom,tap,reset",
     )
-    places.scatter("x", "y", source=source, view=view, size=8, alpha=0.7)
+    places.scatter("x", "y", source=source, view=view, size=8, alpha=0.7, nonselection_alpha=0.3)
     places.add_tools(HoverTool(tooltips=[("clip", "@clip"), ("status", "@status")]))
     cursors = [Span(location=0, dimension="height", line_width=2, name="cursor") for _ in CURVES]
     figures = [_curve(track, key, title, cursors[k]) for k, (key, title) in enumerate(CURVES)]

@@ -197,6 +197,12 @@ def test_without_videos_the_face_is_drawn_alone(looked: Looked, browser: Browser
         address = f"{looked.alone}frame?clip={GAP}&frame=0"
         assert page.request.get(address).status == 404
 
+        rows = page.locator(".slick-row")
+        expect(rows).to_have_count(2)
+        page.get_by_label("Name contains").fill("GA")
+        expect(rows).to_have_count(1)
+        expect(rows).to_contain_text(GAP)
+
 
 def test_a_file_that_is_another_is_not_shown(
     made: MadeRun, browser: Browser, tmp_path: Path
