@@ -78,7 +78,10 @@ def build(document: Document, content: Content, videos: bool) -> None:
     )
     places.scatter("x", "y", source=source, view=view, size=8, alpha=0.7, nonselection_alpha=0.3)
     places.add_tools(HoverTool(tooltips=[("clip", "@clip"), ("status", "@status")]))
-    cursors = [Span(location=0, dimension="height", line_width=2, name="cursor") for _ in CURVES]
+    cursors = [
+        Span(location=0, dimension="height", line_width=2, name=f"cursor-{key}")
+        for key, _ in CURVES
+    ]
     figures = [_curve(track, key, title, cursors[k]) for k, (key, title) in enumerate(CURVES)]
     for other in figures[1:]:
         other.x_range = figures[0].x_range

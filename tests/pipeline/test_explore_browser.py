@@ -137,7 +137,8 @@ def test_each_frame_with_the_face_of_its_row(
                    (expected, np.roll(expected, 6, (0, 1)))]  # fmt: skip
             assert off[0] < 3 and off[0] < off[1] / 2
             cursors = page.evaluate(
-                "Bokeh.documents[0].select_by_name('cursor').map((c) => c.location)"
+                """["valid", "yaw", "mouth", "box"].map((name) =>
+                    Bokeh.documents[0].get_model_by_name(`cursor-${name}`).location)"""
             )
             assert cursors == [rows["timestamp"][number]] * 4
             page.locator("#seek").press("ArrowRight")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,8 +22,6 @@ COUNT = 40
 
 def record_of(path: Path) -> ClipRecord:
     """Return what the store would say of a clip."""
-    import hashlib
-
     with ClipReader(path) as reader:
         frames = len(list(reader))
     info = reader.info
@@ -81,7 +80,7 @@ def test_large_pictures_shrink(tmp_path: Path) -> None:
 
 
 def test_playing_decodes_each_frame_once_and_a_step_back_none(
-    frames: Frames, clips: list[ClipRecord], monkeypatch: pytest.MonkeyPatch
+    frames: Frames, clips: list[ClipRecord]
 ) -> None:
     asked = []
     for number in range(COUNT):
