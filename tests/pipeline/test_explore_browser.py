@@ -22,9 +22,7 @@ from tests.testing.av_clips import AV1, write_av
 from tests.testing.browser import running
 from tests.testing.clips import picture, write_video
 from tests.testing.exploring import exploring
-from tests.testing.reports import NAMES, MadeRun
 
-HOSTILE = f"00 {NAMES[0]}.mp4"
 GAP, TALL = "gap.mp4", "deep/#1 100% ü.mp4"  # MPEG-4 part 2; AV1, higher than what is sent of it
 FRAMES, WITHOUT = 14, range(6, 9)
 
@@ -135,7 +133,8 @@ def test_each_frame_with_the_face_of_its_row(
             assert shown(page).shape == expected.shape
             off = [np.abs(shown(page) - np.float64(other)).mean() for other in
                    (expected, np.roll(expected, 6, (0, 1)))]  # fmt: skip
-            assert off[0] < 3 and off[0] < off[1] / 2
+            assert off[0] < 3  # and elsewhere there is nothing in the picture that could be off
+            assert off[0] < off[1] / 2 or not rows["valid"][number]
             cursors = page.evaluate(
                 """["valid", "yaw", "mouth", "box"].map((name) =>
                     Bokeh.documents[0].get_model_by_name(`cursor-${name}`).location)"""
@@ -206,12 +205,13 @@ def test_without_videos_the_face_is_drawn_alone(looked: Looked, browser: Browser
 
 
 def test_a_file_that_is_another_is_not_shown(
-    made: MadeRun, browser: Browser, tmp_path: Path
+    looked: Looked, browser: Browser, tmp_path: Path
 ) -> None:
-    (tmp_path / HOSTILE).write_bytes((made.videos / HOSTILE).read_bytes() + b"\0")
+    (tmp_path / GAP).write_bytes((looked.videos / GAP).read_bytes() + b"\0")
     with (
-        exploring(made.store, "--videos", str(tmp_path)) as address,
-        opened(browser, address, HOSTILE) as seen,
+        exploring(looked.store, "--videos", str(tmp_path)) as address,
+        opened(browser, address, GAP) as seen,
     ):
         expect(seen.page.locator("#why")).to_contain_text("not the one that was extracted")
         assert len(drawn(seen.page, "points")) == 136
+        seen.complaints.clear()  # Chromium notes the answer 404 itself
