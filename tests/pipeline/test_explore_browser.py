@@ -22,8 +22,10 @@ from tests.testing.av_clips import AV1, write_av
 from tests.testing.browser import running
 from tests.testing.clips import picture, write_video
 from tests.testing.exploring import exploring
+from tests.testing.reports import NAMES
 
-GAP, TALL = "gap.mp4", "deep/#1 100% ü.mp4"  # MPEG-4 part 2; AV1, higher than what is sent of it
+GAP = "gap.mp4"  # MPEG-4 part 2
+TALL = f"deep/#1 100% ü {NAMES[0]}.mp4"  # AV1, higher than what is sent of it
 FRAMES, WITHOUT = 14, range(6, 9)
 
 
