@@ -25,7 +25,7 @@ def explore(
         typer.Option(
             exists=True,
             file_okay=False,
-            help="The folder that was extracted; without it no clip is played.",
+            help="The folder that was extracted; without it landmarks are shown alone.",
         ),
     ] = None,
     port: Annotated[
@@ -35,13 +35,13 @@ def explore(
         bool, typer.Option("--json", help="One JSON object on stdout, once it listens.")
     ] = False,
 ) -> None:
-    """Look through a store on a local page: clips, a map of their embeddings, curves, videos.
+    """Look through a store on a local page: clips, their embeddings, frames with faces, curves.
 
     Only this machine can reach it; Ctrl-C ends it.
     Example: pipeline explore features.store --videos videos/
     """
     try:
-        from pipeline.explore.server import serve
+        from pipeline.explore.server import serving
     except ModuleNotFoundError as error:
         if error.name != "bokeh":
             raise
@@ -56,13 +56,11 @@ def explore(
     with package.open(given) as opened:
         with console.work_progress("reading") as progress:
             content = read(opened, progress)
-        server = serve(content, videos, port)
-        address = f"http://localhost:{server.port}/"
-        if json:
-            console.emit({"address": address, "clips": len(content.clips["clip"])})
-        else:
-            console.result(f"{address} shows {len(content.clips['clip'])} clips; Ctrl-C ends it")
-        try:
+        with serving(content, videos, port) as server:
+            address = f"http://localhost:{server.port}/"
+            clips = len(content.clips["clip"])
+            if json:
+                console.emit({"address": address, "clips": clips})
+            else:
+                console.result(f"{address} shows {clips} clips; Ctrl-C ends it")
             server.io_loop.start()
-        finally:
-            server.stop()

@@ -13,7 +13,7 @@ from sklearn.decomposition import PCA
 from stages.fit.geometry import measure_geometry
 from store.progress import Progress, unheard
 from store.reader import Store
-from store.schema import Status
+from store.schema import ClipRows, Status
 from store.several import Stores
 
 SEED = 0  # of UMAP, so that a store looks the same every time
@@ -54,30 +54,47 @@ class Content:
             out[shown] = PCA(2, random_state=SEED).fit_transform(self.embedding[shown])
         return out
 
-    def curves(self, clip: str) -> dict[str, list[float | None]]:
-        """Return a clip's curves, a value a frame; None where there is no face.
+    def track(self, clip: str) -> dict[str, npt.NDArray[Any]]:
+        """Return a clip's main track, n frames; NaN where there is no face.
 
-        time (seconds), valid (0 or 1), yaw (degrees), mouth (distances between the eyes, see
-        stages.fit.geometry), box (side of the square of the box's area, pixels).
+        time (n,) seconds, valid (n,) bool, yaw (n,) degrees, mouth (n,) distances between the eyes
+        (see stages.fit.geometry), box (n,) side of the square of the box's area, pixels; and as
+        the store has them corners (n, 4) and landmark (n, 136), pixels of the upright frame.
 
         Raises
         ------
         ClipNotFoundError
             There is no such clip.
         """
-        record = self.store.record(clip)
-        if not record.status.has_rows:
-            return {name: [] for name in ("time", "valid", "yaw", "mouth", "box")}
-        rows = self.store.clip(clip, 0, ["timestamp", "valid", "landmark", "box"])
+        if self.store.record(clip).status.has_rows:
+            rows = self.store.clip(clip, 0, ["timestamp", "valid", "landmark", "box"])
+        else:
+            rows = ClipRows.empty(np.empty(0)).as_dict()
         face = measure_geometry(rows["landmark"])
         x0, y0, x1, y1 = np.asarray(rows["box"], np.float64).T
         return {
-            "time": _values(rows["timestamp"]),
-            "valid": _values(rows["valid"]),
-            "yaw": _values(face.yaw),
-            "mouth": _values(face.mouth_opening),
-            "box": _values(np.sqrt(np.maximum(x1 - x0, 0) * np.maximum(y1 - y0, 0))),
+            "time": rows["timestamp"],
+            "valid": rows["valid"],
+            "yaw": face.yaw,
+            "mouth": face.mouth_opening,
+            "box": np.sqrt(np.maximum(x1 - x0, 0) * np.maximum(y1 - y0, 0)),
+            "corners": rows["box"],
+            "landmark": rows["landmark"],
         }
+
+    def curves(self, clip: str) -> dict[str, list[float | None]]:
+        """Return what of `track` is one number a frame, None for NaN."""
+        return {k: _values(v) for k, v in self.track(clip).items() if v.ndim == 1}
+
+    def size(self, clip: str) -> tuple[int, int]:
+        """Return width and height of a clip's frames; if not known, of the part with faces."""
+        record = self.store.record(clip)
+        if record.width and record.height:
+            return record.width, record.height
+        far = self.track(clip)["corners"][:, 2:]
+        seen = far[np.isfinite(far).all(axis=1)]
+        width, height = np.ceil(seen.max(axis=0, initial=1.0)).astype(int)
+        return int(width), int(height)
 
 
 def methods() -> list[str]:

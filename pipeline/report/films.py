@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.extract.inputs import find_clips
-from stages.extract.video import ClipReader, UnreadableClipError
+from stages.extract.reopen import reopen
+from stages.extract.video import UnreadableClipError
 from store.schema import ClipRecord
 
 FRAMES = 8
@@ -79,15 +79,10 @@ class Films:
         path = self._paths.get(record.clip)
         if path is None:
             return Film([], "the videos' folder holds no file of this name")
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if digest != record.content_sha256:
-            return Film([], "the file in the videos' folder is not the one that was extracted")
         wanted = sorted({*times, winner})
         pictures: list[Picture] = []
-        obey = bool(record.rotation or record.details.get("mirrored"))
         try:
-            with ClipReader(path, obey) as reader:
+            with reopen(path, record) as reader:
                 for frame in reader:
                     if frame.timestamp >= wanted[len(pictures)] - 1e-6:
                         time = wanted[len(pictures)]

@@ -14,8 +14,9 @@ from stages.extract.video import ClipReader, Image, UnreadableClipError
 from store.errors import FacepipeError
 
 _COLOURS = ((80, 220, 80), (80, 160, 255), (255, 160, 80), (200, 80, 220), (80, 220, 220))
-_LINES = ((0, 17), (17, 22), (22, 27), (27, 31), (31, 36), (36, 42), (42, 48), (48, 60), (60, 68))
-_CLOSED = {36, 42, 48, 60}
+# Parts of a face among its 68 landmarks, first to last + 1, and those whose ends meet.
+LINES = ((0, 17), (17, 22), (22, 27), (27, 31), (31, 36), (36, 42), (42, 48), (48, 60), (60, 68))
+CLOSED = {36, 42, 48, 60}
 
 
 class OverlayError(FacepipeError, ValueError):
@@ -145,9 +146,9 @@ def draw_face(
     low, high = (int(corners[0]), int(corners[1])), (int(corners[2]), int(corners[3]))
     cv2.rectangle(picture, low, high, colour, thick)
     points = np.asarray(landmark, np.float64).reshape(68, 1, 2)
-    for start, end in _LINES:
+    for start, end in LINES:
         part = points[start:end].round().astype(np.int32)
-        cv2.polylines(picture, [part], start in _CLOSED, colour, thick, cv2.LINE_AA)
+        cv2.polylines(picture, [part], start in CLOSED, colour, thick, cv2.LINE_AA)
     draw_text(picture, label, (low[0], max(low[1] - 4 * thick, 14 * thick)), colour)
 
 

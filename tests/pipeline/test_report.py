@@ -27,6 +27,7 @@ from stages.fit.config import FitConfig, apply_overrides
 from stages.fit.frames import ClipFrames
 from stages.fit.run import fit
 from store.errors import FacepipeError
+from tests.fit.crop_clips import make_pictures
 from tests.testing.command import pipeline
 from tests.testing.reports import NAMES, SUBSETS, MadeRun
 from tests.testing.runs import QUICK
@@ -163,6 +164,16 @@ def test_a_pooled_model_has_figures_and_neither_epochs_nor_frames(
     assert "The model says nothing of single frames" in page.text
     assert "alpha" in page.text and not page.of("img")
     assert "The store holds no face of this clip" not in page.text
+
+
+def test_a_model_of_crops_has_figures_and_no_frames(tmp_path: Path) -> None:
+    asked = [*QUICK[:2], "bootstrap=100", "refit=false", "model.size=64", "split.test=0.5"]
+    config = apply_overrides(FitConfig(model="hmtnet"), [*asked, "model.backbone=mobilenet"])
+    fit(*make_pictures(tmp_path), tmp_path / "run", config)
+    page = Elements(render(Options(tmp_path / "run")))
+    assert {name for name, _ in SECTIONS} <= {a.get("id") for _, a in page.found}
+    told = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert "hmtnet" in page.text and f"{told['test']['src']:.3f} [" in page.text
 
 
 def test_relative_targets_are_what_the_page_calls_true(made: MadeRun, tmp_path: Path) -> None:
