@@ -105,7 +105,7 @@ def source(path: Path) -> Source:
             narrow = name is None or first[name].dtype == np.float16
             dtype = "float16" if narrow else "float32"
     provenance = json.loads(told) if told else None
-    return Source(lambda: _clips(h5py, path, ours), provenance, dtype)
+    return Source(lambda: _clips(h5py, path, ours), lambda: _count(h5py, path), provenance, dtype)
 
 
 def _opened(h5py: Any, path: Path) -> Any:
@@ -116,6 +116,11 @@ def _opened(h5py: Any, path: Path) -> Any:
     except OSError as error:
         text = " ".join(str(error).split())
         raise ExchangeError(f"{path}: expected an HDF5 file, got another: {text}") from error
+
+
+def _count(h5py: Any, path: Path) -> int:
+    with _opened(h5py, path) as file:
+        return sum(1 for _ in _groups(h5py, file))
 
 
 def _clips(h5py: Any, path: Path, ours: bool) -> Iterator[Clip]:
