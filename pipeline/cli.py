@@ -307,7 +307,9 @@ def score(
 @app.command()
 def overlay(
     clip: Annotated[Path, typer.Argument(help="The video itself.")],
-    store: Annotated[Path, typer.Option(help="The feature store.")] = DEFAULT_STORE,
+    store: Annotated[str, typer.Option(help="The feature store, or s3://...")] = (
+        str(DEFAULT_STORE)  # and not Path, which would mangle URLs
+    ),
     out: Annotated[Path, typer.Option(help="The video to write.")] = Path("annotated.mp4"),
     name: Annotated[
         str | None, typer.Option("--clip", help="Its id in the store. [default: the file's name]")
