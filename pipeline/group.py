@@ -15,6 +15,7 @@ from pipeline import config_file, console
 from store.errors import FacepipeError
 
 PREFIX = "PIPELINE"  # of environment variables
+FIRST = ("extract", "fit", "score")  # what a new user needs, in that order
 
 
 class CommandLine(TyperGroup):
@@ -36,6 +37,10 @@ class CommandLine(TyperGroup):
             for param in command.params:
                 if param is not quiet:
                     _prepare(param, "_".join([PREFIX, *words]))
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """List the three commands first, the others as they were registered."""
+        return [*FIRST, *(name for name in super().list_commands(ctx) if name not in FIRST)]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Note whether help is wanted: it must come whatever the configuration is like."""
