@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline import console
+from pipeline.errors import interrupted
 from stages.fit.config import FitConfig, apply_overrides
 from stages.fit.frames import csv_writer
 from stages.fit.labels import LabelError
@@ -66,18 +67,25 @@ def fit_model(
     model = model or (best.model if best else FitConfig().model)
     wanted = [*(best.overrides() if best else []), *settings]
     chosen = apply_overrides(FitConfig(model=model), wanted)
-    if not labels.is_file():
+    if not labels.exists():
         raise LabelError(
             f"{labels}: no such file; a CSV with the columns clip,score is needed to fit",
             "write one line for each clip of the store, or name the file with --labels",
         )
     target = run or runs / f"{model}-{datetime.now():%Y%m%d-%H%M%S}"
-    if run is None:
-        console.note(f"run: {target}; interrupted, it goes on if given --run {target}")
+    # Told once there is something to go on with, and not before a fault of the labels.
+    where = iter([] if run else [f"run: {target}; interrupted, it goes on if given --run {target}"])
     take = None if per_frame is None else csv_writer(per_frame)
-    with console.epoch_progress(chosen.train.epochs) as epoch:
+    again = f"what was finished is kept, the same command with --run {target} goes on from there"
+    with interrupted(again), console.epoch_progress(chosen.train.epochs) as epoch:
+
+        def progress(row: dict[str, float]) -> None:
+            for line in where:
+                console.note(line)
+            epoch(row)
+
         result = run_fit(
-            store, labels, target, chosen, console.note, epoch, overwrite=overwrite, take=take
+            store, labels, target, chosen, console.note, progress, overwrite=overwrite, take=take
         )
     if best:
         split = pd.read_csv(target / "split.csv", dtype=str)

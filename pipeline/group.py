@@ -12,6 +12,7 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 from pipeline import config_file, console
+from pipeline.errors import KEPT
 from store.errors import FacepipeError
 
 PREFIX = "PIPELINE"  # of environment variables
@@ -56,6 +57,9 @@ class CommandLine(TyperGroup):
             return super().invoke(ctx)
         except typer.BadParameter as error:
             raise config_file.explain(error, ctx.params["config_file"]) or error from None
+        except KeyboardInterrupt as interrupt:  # typer itself would leave without a word
+            console.error(f"interrupted; {str(interrupt) or KEPT}")
+            raise typer.Exit(130) from None
 
 
 def walk(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -54,7 +54,8 @@ def run_demo(folder: Path, seed: int) -> dict[str, Any]:
     home.mkdir(parents=True, exist_ok=True)
     with console.work_progress("installing") as progress:
         pack = packs.install(PACK, console.note, progress)
-    real = fetch_clips(folder / "real_clips", echo=console.note)
+    with console.work_progress("fetching clips") as progress:
+        real = fetch_clips(folder / "real_clips", echo=console.note, progress=progress)
     clock.lap("fetch")
     videos = _render(folder, home / "videos", seed, pack)
     clock.lap("render")
@@ -98,7 +99,8 @@ def _render(folder: Path, videos: Path, seed: int, pack: Path) -> Path:
     if marker.is_file():
         console.note(f"{videos}: rendered before")
         return videos
-    photos = fetch_photos(folder / "photos", echo=console.note)
+    with console.work_progress("fetching photos") as progress:
+        photos = fetch_photos(folder / "photos", echo=console.note, progress=progress)
     portraits = cut_portraits(photos, pack)
     console.note(f"rendering {CLIPS} clips of {len(portraits)} persons")
     with console.work_progress("rendering") as progress:

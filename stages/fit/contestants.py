@@ -157,8 +157,7 @@ def choose_contestants(
             config = apply_overrides(FitConfig(model=name), [*plain, *mine])
             chosen.append(Contestant(name, "network", config))
         else:
-            known = ", ".join([*models.names(), *POOLED_MODELS])
-            raise models.ModelError(f"there is no model named '{name}'", f"known models: {known}")
+            raise models.unknown(name, [*models.names(), *POOLED_MODELS])
     left = [text for text in own if text not in taken]
     if left:
         networks = [c.config.model for c in chosen if c.kind == "network"]
