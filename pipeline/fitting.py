@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ import pandas as pd
 
 from pipeline import console
 from pipeline.errors import interrupted
+from stages.fit import models
 from stages.fit.config import FitConfig, apply_overrides
 from stages.fit.frames import csv_writer
 from stages.fit.labels import LabelError
@@ -20,6 +22,7 @@ from stages.fit.metrics import Metrics
 from stages.fit.run import BASELINE, FitResult, raw_metrics
 from stages.fit.run import fit as run_fit
 from stages.fit.tasks_report import COLUMNS, tasks_rows
+from stages.fit.trainer import one_thread
 from stages.fit.tuned import optimism, read_best
 
 
@@ -77,7 +80,10 @@ def fit_model(
     where = iter([] if run else [f"run: {target}; interrupted, it goes on if given --run {target}"])
     take = None if per_frame is None else csv_writer(per_frame)
     again = f"what was finished is kept, the same command with --run {target} goes on from there"
-    with interrupted(again), console.epoch_progress(chosen.train.epochs) as epoch:
+    # More threads make nets that read features slower, and change the last bits (as in evaluate).
+    pictures = models.pictures(chosen.model, chosen.model_options)
+    threads = nullcontext() if pictures else one_thread()
+    with threads, interrupted(again), console.epoch_progress(chosen.train.epochs) as epoch:
 
         def progress(row: dict[str, float]) -> None:
             for line in where:

@@ -19,7 +19,6 @@ from stages import score as scoring
 from stages.extract import packs
 from stages.extract.run import ExtractOptions, Summary, extract
 from stages.fit.run import BASELINE
-from stages.fit.trainer import one_thread
 
 CLIPS = 160
 HELD_OUT = 0.4  # of about 20 persons: at least 36 clips of people that the model has not seen
@@ -61,16 +60,15 @@ def run_demo(folder: Path, seed: int) -> dict[str, Any]:
     clock.lap("render")
     summary = _extract(videos, home / "features.store")
     clock.lap("extract")
-    with one_thread():  # the same figures whatever OMP_NUM_THREADS is
-        fitted = fit_model(
-            "2stcn",
-            home / "features.store",
-            videos / "labels.csv",
-            home / "run",
-            [f"seed={seed}", f"split.test={HELD_OUT}"],
-            folder,
-            overwrite=True,
-        )
+    fitted = fit_model(
+        "2stcn",
+        home / "features.store",
+        videos / "labels.csv",
+        home / "run",
+        [f"seed={seed}", f"split.test={HELD_OUT}"],
+        folder,
+        overwrite=True,
+    )
     clock.lap("fit")
     console.note(f"scoring {len(real)} real clips")
     with console.clip_progress() as progress:

