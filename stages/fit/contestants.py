@@ -201,7 +201,8 @@ def attribute_columns(table: pd.DataFrame, named: Sequence[str]) -> list[str]:
     missing = [name for name in named if name not in table.columns]
     if missing:
         raise ConfigError(
-            f"the labels have no column '{missing[0]}'", f"columns: {', '.join(table.columns)}"
+            f"the labels have no column '{missing[0]}'",
+            f"columns: {', '.join(c for c in table.columns if c != 'line')}",  # which is ours
         )
     return list(named) or [c for c in table.columns if str(c).lower() in KNOWN_ATTRIBUTES]
 
