@@ -152,6 +152,18 @@ def manifest(folder: Path) -> dict[str, Any]:
     }
 
 
+def differences(folder: Path) -> list[str]:
+    """Say in what the record of a folder differs from the one that this version writes."""
+    record = folder / "pack.json"
+    if not record.is_file():
+        return [f"{record}: there is no such file, so that the nets cannot be checked"]
+    try:
+        same = json.loads(record.read_bytes()) == manifest(folder)
+    except FileNotFoundError:  # a net of another name
+        same = False
+    return [] if same else [f"{record}: written by another version of facepipe"]
+
+
 @dataclass(frozen=True)
 class Origin:
     """Where one net of the pack comes from, as ``pack.json`` says it."""

@@ -260,19 +260,7 @@ def verify(name: str) -> list[str]:
             resolve(name)
     except PackError as error:
         return [str(error)]
-    return problems or (_unlike_lite(folder) if name == LITE else [])
-
-
-def _unlike_lite(folder: Path) -> list[str]:
-    """Say in what a whole folder differs from the lite pack as this version builds it."""
-    record = folder / "pack.json"
-    if not record.is_file():
-        return [f"{record}: there is no such file, so that the nets cannot be checked"]
-    try:
-        same = json.loads(record.read_bytes()) == lite.manifest(folder)
-    except FileNotFoundError:  # a net of another name
-        same = False
-    return [] if same else [f"{record}: written by another version of facepipe"]
+    return problems or (lite.differences(folder) if name == LITE else [])
 
 
 def _info(name: str) -> PackInfo:
