@@ -132,6 +132,13 @@ def test_without_the_store_the_page_says_so(made: MadeRun, tmp_path: Path) -> No
     assert "There is no store" not in Elements(render(Options(run, [str(made.store)]))).text
 
 
+def test_a_store_of_other_clips_is_refused(made: MadeRun, tmp_path: Path) -> None:
+    other = tmp_path / "other.store"
+    store.Writer(other, store.open(made.store).provenance).close()
+    with pytest.raises(ReportError, match=r"other\.store: holds none of the \d+ held-out clips"):
+        render(Options(made.run, [str(other)]))
+
+
 def test_another_file_of_the_same_name_is_not_shown(made: MadeRun, tmp_path: Path) -> None:
     videos = tmp_path / "videos"
     shutil.copytree(made.videos, videos)
