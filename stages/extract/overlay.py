@@ -92,7 +92,7 @@ def open_writer(partial: Path, fps: float, size: tuple[int, int], out: Path) -> 
     if not writer.isOpened():
         raise OverlayError(
             f"{out}: OpenCV cannot write a video there",
-            "give --out NAME.mp4 in a folder that is there",
+            "give --out NAME.mp4 in a folder that is there and has room",
         )
     return writer
 

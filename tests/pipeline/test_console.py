@@ -273,7 +273,7 @@ def test_the_command_line_comes_before_the_variable_before_the_file(
          "option or command -> the nearest that is known is device"),
         ("[extrct]\ndevice = 1\n", "pipeline.toml: extrct: .* -> the nearest that is known is "
          "extract"),
-        ("workers = 2\n", "pipeline.toml: workers: .* below its name: .extract."),
+        ("workers = 2\n", "pipeline.toml: workers: .* below its name: .*\\[extract\\]"),
         ("[store.verfy]\n", "pipeline.toml: store.verfy: .* known is verify"),
         ("[extract]\nworkers = 'two'\n", "pipeline.toml: extract.workers: .*integer"),
         ("extract = 1\n", "pipeline.toml: extract: expected a table"),

@@ -27,6 +27,7 @@ from stages.fit.config import FitConfig, apply_overrides
 from stages.fit.frames import ClipFrames
 from stages.fit.run import fit
 from store.errors import FacepipeError
+from tests.store import store_clips
 from tests.testing.command import pipeline
 from tests.testing.reports import NAMES, SUBSETS, MadeRun
 from tests.testing.runs import QUICK
@@ -134,7 +135,9 @@ def test_without_the_store_the_page_says_so(made: MadeRun, tmp_path: Path) -> No
 
 def test_a_store_of_other_clips_is_refused(made: MadeRun, tmp_path: Path) -> None:
     other = tmp_path / "other.store"
-    store.Writer(other, store.open(made.store).provenance).close()
+    with store.Writer(other, store.open(made.store).provenance) as writer:
+        rows = store_clips.rows(5)
+        writer.append(store_clips.record("other.mp4", rows), rows)
     with pytest.raises(ReportError, match=r"other\.store: holds none of the \d+ held-out clips"):
         render(Options(made.run, [str(other)]))
 
