@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -63,6 +64,7 @@ def explore(
         else:
             console.result(f"{address} shows {len(content.clips['clip'])} clips; Ctrl-C ends it")
         try:
-            server.io_loop.start()
+            with suppress(KeyboardInterrupt):
+                server.io_loop.start()
         finally:
             server.stop()

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -293,6 +294,23 @@ def test_a_mistake_in_the_file_names_file_and_key(
 
 def test_a_file_that_is_named_must_be_there(tmp_path: Path) -> None:
     assert "no.toml: cannot be read" in told("--config-file", "no.toml", "models")
+
+
+def test_ctrl_c_says_what_is_left(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.fitting.run_fit", stop)
+    done = CliRunner().invoke(app, ["fit", "--set", "epochs=1"])
+    assert done.exit_code == 130
+    assert re.search(r"same command with --run runs/2stcn-[0-9-]+ goes on", done.stderr)
+    ended: list[bool] = []
+    loop = SimpleNamespace(start=stop)
+    server = SimpleNamespace(port=1, io_loop=loop, stop=lambda: ended.append(True))
+    monkeypatch.setattr("pipeline.explore.server.serve", lambda *_: server)
+    done = CliRunner().invoke(app, ["explore", "features.store"])  # where it is the way to end it
+    assert (done.exit_code, ended) == (0, [True])
+    assert "interrupted" not in done.stderr
 
 
 class Screen(io.StringIO):
