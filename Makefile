@@ -19,6 +19,7 @@ setup: $(STAMP)
 
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo 'Installing PyTorch (about 200 MB), then everything else; this takes some minutes.'
 	$(BIN)/python -m pip install --quiet '$(TORCH)' '$(VISION)'
 	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'
 	touch $@

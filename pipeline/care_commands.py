@@ -122,7 +122,7 @@ def merge(
 
 def export(
     stores: Annotated[
-        list[Path],
+        list[str],  # and not Path, which would mangle URLs
         typer.Argument(metavar="STORE...", help="A feature store, or several read as one."),
     ],
     to: Annotated[ExportFormat, typer.Option("--to", help="The format.")],
@@ -163,7 +163,8 @@ def import_(
     """
     from store.exchange_formats import import_from
 
-    done = import_from(path, form, store, fps=fps)
+    with console.work_progress("importing") as progress:
+        done = import_from(path, form, store, fps=fps, progress=progress)
     if json:
         console.emit({"clips": done.clips, "frames": done.rows, "skipped": done.skipped})
         return

@@ -9,7 +9,7 @@ import typer
 
 from pipeline import console, evaluate_commands, feature_commands, group, tune_commands
 from pipeline.commands import packs_app, store_app
-from pipeline.errors import run_reporting
+from pipeline.errors import KEPT, NOTHING_KEPT, interrupted, run_reporting
 from pipeline.explore_commands import explore
 from pipeline.label_commands import labels_app
 from pipeline.licence_commands import licences
@@ -228,10 +228,11 @@ def fit(
     then names. Example: pipeline fit --model 2stcn --set lr=0.001 --set features=features.mdr
     """
     from pipeline.fitting import fit_model, show_fit
+    from stages.fit.config import OF_FRAMES
 
     stores = store or [str(DEFAULT_STORE)]
     source = stores[0] if len(stores) == 1 else stores
-    if model in ("mdr", "au"):  # which learn of frames, not of scores of clips
+    if model in OF_FRAMES:  # which learn of frames, not of scores of clips
         from pipeline.frame_fitting import fit_frames
         from store.errors import FacepipeError
 
@@ -277,7 +278,8 @@ def score(
 
     chosen = run or newest_run(DEFAULT_RUNS)
     options = ExtractOptions(videos, store or DEFAULT_STORE, device=device, workers=workers)
-    with console.clip_progress() as progress:
+    told = KEPT if store else "no scores were written; with --store, finished clips would be kept"
+    with interrupted(told), console.clip_progress() as progress:
         scored = scoring.score(
             options,
             chosen,
@@ -302,7 +304,9 @@ def score(
 @app.command()
 def overlay(
     clip: Annotated[Path, typer.Argument(help="The video itself.")],
-    store: Annotated[Path, typer.Option(help="The feature store.")] = DEFAULT_STORE,
+    store: Annotated[str, typer.Option(help="The feature store, or s3://...")] = (
+        str(DEFAULT_STORE)  # and not Path, which would mangle URLs
+    ),
     out: Annotated[Path, typer.Option(help="The video to write.")] = Path("annotated.mp4"),
     name: Annotated[
         str | None, typer.Option("--clip", help="Its id in the store. [default: the file's name]")
@@ -315,7 +319,7 @@ def overlay(
     """
     from stages.extract.overlay import overlay as draw
 
-    with console.work_progress("drawing") as progress:
+    with interrupted(NOTHING_KEPT), console.work_progress("drawing") as progress:
         frames = draw(name or clip.name, clip, store, out, progress)
     if json:
         console.emit({"clip": name or clip.name, "frames": frames, "out": str(out)})

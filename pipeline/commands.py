@@ -31,7 +31,9 @@ def install(name: Name, json: Json = False) -> None:
     """
     from stages.extract import packs
 
-    _show_path(name, packs.install(name, console.note), json)
+    with console.work_progress("installing") as progress:
+        folder = packs.install(name, console.note, progress)
+    _show_path(name, folder, json)
 
 
 @packs_app.command("list")

@@ -60,7 +60,7 @@ def _table(values: Mapping[str, Any], command: Any, file: str, prefix: str) -> d
         elif name in options:
             taken[options[name].name] = _value(value, options[name], where)
         else:
-            raise _unknown(where, key, prefix, [*below, *map(str, options)])
+            raise _unknown(where, key, prefix, [*below, *map(str, options)], _owners(name, below))
     return taken
 
 
@@ -89,8 +89,19 @@ def explain(error: Any, path: Path | None) -> ConfigFileError | None:
     return ConfigFileError(f"{path or DEFAULT}: {'.'.join(map(str, words))}: {error.message}")
 
 
-def _unknown(where: str, key: str, prefix: str, known: list[str]) -> ConfigFileError:
+def _owners(name: str, commands: Mapping[str, Any]) -> list[str]:
+    """Return the commands that have an option of that name."""
+    return [c for c, command in commands.items() if name in map(option_name, command.params)]
+
+
+def _unknown(
+    where: str, key: str, prefix: str, known: list[str], owners: list[str]
+) -> ConfigFileError:
     what = f"pipeline {prefix.replace('.', ' ')}".strip()
+    if owners:
+        tables = ", ".join(f"[{prefix}{owner}]" for owner in owners)
+        hint = f"the options of a command stand below its name: {tables}"
+        return ConfigFileError(f"{where}: {what} knows no such option or command", hint)
     nearest = difflib.get_close_matches(key.replace("_", "-"), known, 1, cutoff=0.0)
     hint = f"the nearest that is known is {nearest[0]}" if nearest else ""
     return ConfigFileError(f"{where}: {what} knows no such option or command", hint)

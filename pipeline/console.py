@@ -44,6 +44,11 @@ def be_quiet(wanted: bool = True) -> None:
     _quiet = wanted
 
 
+def _hidden() -> bool:
+    """Whether bars are to be left out; where nobody looks they would leave blank lines."""
+    return _quiet or not err.is_terminal
+
+
 def shown(text: str, style: str = "") -> Text:
     """Return text as it is, but for what would not print: it cannot command the terminal."""
     return Text(printable(text, keep="\n"), style)
@@ -144,13 +149,16 @@ def clip_progress() -> Iterator[ClipProgress]:
         TextColumn("eta"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err, disable=_quiet, transient=True) as progress:
+    with Progress(*columns, console=err, disable=_hidden(), transient=True) as progress:
         yield ClipProgress(progress)
 
 
 @contextmanager
 def epoch_progress(total: int) -> Iterator[Any]:
-    """Show a bar on stderr while a model is trained; yields the callback for epochs."""
+    """Show a bar on stderr while a model is trained; yields the callback for epochs.
+
+    It begins anew with the training on train and val together, whose rows say ``of`` how many.
+    """
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -159,10 +167,15 @@ def epoch_progress(total: int) -> Iterator[Any]:
         TextColumn("{task.fields[state]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err, disable=_quiet, transient=True) as progress:
+    with Progress(*columns, console=err, disable=_hidden(), transient=True) as progress:
         task = progress.add_task("training", total=total, state="")
+        again = False
 
         def epoch(row: dict[str, float]) -> None:
+            nonlocal again
+            if "of" in row and not again:
+                again = True
+                progress.reset(task, total=row["of"], description="training again")
             state = f"val SRC {row['val_src']:.3f}" if "val_src" in row else ""
             progress.update(task, advance=1, state=state)
 
@@ -181,7 +194,7 @@ def work_progress(name: str) -> Iterator[Callable[[int, int], None]]:
         TextColumn("eta"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err, disable=_quiet, transient=True) as progress:
+    with Progress(*columns, console=err, disable=_hidden(), transient=True) as progress:
         task = progress.add_task(name, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
@@ -196,7 +209,7 @@ def fold_progress(first: str = "folds") -> Iterator[Any]:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err, disable=_quiet, transient=True) as progress:
+    with Progress(*columns, console=err, disable=_hidden(), transient=True) as progress:
         task = progress.add_task(first, total=None)
 
         def fold(name: str, done: int, total: int) -> None:

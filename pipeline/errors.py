@@ -5,13 +5,25 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 from pipeline import console
 from store.errors import FacepipeError
 
 TRACEBACK_VARIABLE = "FACEPIPE_TRACEBACK"
+KEPT = "what was finished is kept, the same command goes on from there"
+NOTHING_KEPT = "nothing was written; the same command begins anew"
+
+
+@contextmanager
+def interrupted(told: str) -> Iterator[None]:
+    """Say this, and not that the same command goes on, where Ctrl-C ends what is within."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(told) from None
 
 
 def run_reporting(app: Callable[[], object]) -> None:
@@ -25,9 +37,6 @@ def run_reporting(app: Callable[[], object]) -> None:
     except FacepipeError as error:
         console.error(str(error), error.hint)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        console.error("interrupted; what was finished is kept, the same command goes on from there")
-        sys.exit(130)
     except Exception as error:
         if os.environ.get(TRACEBACK_VARIABLE):
             raise

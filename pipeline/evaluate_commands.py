@@ -34,10 +34,10 @@ class Normalise(StrEnum):
 
 
 Stores = Annotated[
-    list[Path] | None,
+    list[str] | None,  # and not Path, which would mangle URLs
     typer.Option(
         "--store",
-        help="The feature store; several, read as one, if given several times. "
+        help="The feature store, or s3://...; several, read as one, if given several times. "
         "[default: features.store]",
     ),
 ]
@@ -192,7 +192,7 @@ def words(text: str | None) -> tuple[str, ...]:
 
 
 def make_design(
-    store: list[Path] | None,
+    store: list[str] | None,
     labels: Path,
     folds: int,
     repeats: int,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -63,4 +64,5 @@ def explore(
                 console.emit({"address": address, "clips": clips})
             else:
                 console.result(f"{address} shows {clips} clips; Ctrl-C ends it")
-            server.io_loop.start()
+            with suppress(KeyboardInterrupt):
+                server.io_loop.start()

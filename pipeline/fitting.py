@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 import pandas as pd
 
 from pipeline import console
+from pipeline.errors import interrupted
+from stages.fit import models
 from stages.fit.config import FitConfig, apply_overrides
 from stages.fit.frames import csv_writer
 from stages.fit.labels import LabelError
@@ -19,6 +22,7 @@ from stages.fit.metrics import Metrics
 from stages.fit.run import BASELINE, FitResult, raw_metrics
 from stages.fit.run import fit as run_fit
 from stages.fit.tasks_report import COLUMNS, tasks_rows
+from stages.fit.trainer import one_thread
 from stages.fit.tuned import optimism, read_best
 
 
@@ -66,18 +70,28 @@ def fit_model(
     model = model or (best.model if best else FitConfig().model)
     wanted = [*(best.overrides() if best else []), *settings]
     chosen = apply_overrides(FitConfig(model=model), wanted)
-    if not labels.is_file():
+    if not labels.exists():
         raise LabelError(
             f"{labels}: no such file; a CSV with the columns clip,score is needed to fit",
             "write one line for each clip of the store, or name the file with --labels",
         )
     target = run or runs / f"{model}-{datetime.now():%Y%m%d-%H%M%S}"
-    if run is None:
-        console.note(f"run: {target}; interrupted, it goes on if given --run {target}")
+    # Told once there is something to go on with, and not before a fault of the labels.
+    where = iter([] if run else [f"run: {target}; interrupted, it goes on if given --run {target}"])
     take = None if per_frame is None else csv_writer(per_frame)
-    with console.epoch_progress(chosen.train.epochs) as epoch:
+    again = f"what was finished is kept, the same command with --run {target} goes on from there"
+    # More threads make nets that read features slower, and change the last bits (as in evaluate).
+    pictures = models.pictures(chosen.model, chosen.model_options)
+    threads = nullcontext() if pictures else one_thread()
+    with threads, interrupted(again), console.epoch_progress(chosen.train.epochs) as epoch:
+
+        def progress(row: dict[str, float]) -> None:
+            for line in where:
+                console.note(line)
+            epoch(row)
+
         result = run_fit(
-            store, labels, target, chosen, console.note, epoch, overwrite=overwrite, take=take
+            store, labels, target, chosen, console.note, progress, overwrite=overwrite, take=take
         )
     if best:
         split = pd.read_csv(target / "split.csv", dtype=str)

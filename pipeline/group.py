@@ -12,9 +12,11 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 from pipeline import config_file, console
+from pipeline.errors import KEPT
 from store.errors import FacepipeError
 
 PREFIX = "PIPELINE"  # of environment variables
+FIRST = ("extract", "fit", "score")  # what a new user needs, in that order
 
 
 class CommandLine(TyperGroup):
@@ -37,6 +39,10 @@ class CommandLine(TyperGroup):
                 if param is not quiet:
                     _prepare(param, "_".join([PREFIX, *words]))
 
+    def list_commands(self, ctx: Any) -> list[str]:
+        """List the three commands first, the others as they were registered."""
+        return [*FIRST, *(name for name in super().list_commands(ctx) if name not in FIRST)]
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Note whether help is wanted: it must come whatever the configuration is like."""
         for param in self.params:  # also typer's own, which come after the others
@@ -51,6 +57,9 @@ class CommandLine(TyperGroup):
             return super().invoke(ctx)
         except typer.BadParameter as error:
             raise config_file.explain(error, ctx.params["config_file"]) or error from None
+        except KeyboardInterrupt as interrupt:  # typer itself would leave without a word
+            console.error(f"interrupted; {str(interrupt) or KEPT}")
+            raise typer.Exit(130) from None
 
 
 def walk(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

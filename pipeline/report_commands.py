@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from pipeline import console
+from pipeline.errors import NOTHING_KEPT, interrupted
 from pipeline.options import FittedRun, Json
 
 
@@ -38,7 +39,7 @@ def report(
     from stages.fit.run import newest_run
 
     chosen = run or newest_run(DEFAULT_RUNS)
-    with console.fold_progress("report") as progress:
+    with interrupted(NOTHING_KEPT), console.fold_progress("report") as progress:
         size = write_report(
             Options(chosen, store, videos, blur), out, partial(progress, "filmstrips")
         )

@@ -197,7 +197,8 @@ def live(options: LiveOptions, echo: Callable[[str], None] = lambda line: None) 
     RunError, PackError, DeviceError, InputError, OverlayError, StoreError
     """
     if options.camera is None and not Path(options.source).is_file():
-        raise InputError(f"{options.source}: no such file", "give a camera's number, or a video")
+        wrong = "is a folder" if Path(options.source).is_dir() else "no such file"
+        raise InputError(f"{options.source}: {wrong}", "give a camera's number, or a video")
     run = load_run(options.run)
     run.check_rows()
     made_with = run.provenance["store"]

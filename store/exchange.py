@@ -63,9 +63,10 @@ class Clip:
 
 @dataclass
 class Source:
-    """What an import reads: clips one by one, and what the files say of their origin."""
+    """What an import reads: clips one by one, how many, and what the files say of their origin."""
 
     clips: Callable[[], Iterator[Clip]]
+    count: Callable[[], int]
     provenance: dict[str, Any] | None = None
     feature_dtype: str | None = None
 

@@ -99,7 +99,12 @@ def source(path: Path) -> Source:
     else:
         names = {}
     ours = bool(about)
-    return Source(lambda: _clips(path, names, ours), about.get("provenance"), "float16")
+    return Source(
+        lambda: _clips(path, names, ours),
+        lambda: sum(1 for _ in one_or_many(path, SUFFIX)),
+        about.get("provenance"),
+        "float16",
+    )
 
 
 def _clips(path: Path, names: dict[str, str], ours: bool) -> Iterator[Clip]:

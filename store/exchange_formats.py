@@ -14,6 +14,7 @@ from store.clip_id import check_clip_id
 from store.errors import ClipIdError, StoreError
 from store.exchange import ExchangeError, Header, Sink, Source
 from store.exchange_rules import complete
+from store.progress import Progress, unheard
 from store.reader import Store
 from store.writer import Writer
 
@@ -66,6 +67,7 @@ def import_from(
     out: str | PathLike[str],
     *,
     fps: float | None = None,
+    progress: Progress = unheard,
 ) -> Imported:
     """Take the features of files into a store, which is made if it is not there.
 
@@ -84,6 +86,8 @@ def import_from(
         The store.
     fps : float
         Frames a second of clips whose files say neither timestamp nor fps.
+    progress : callable, optional
+        Gets how many clips are done, of how many.
 
     Raises
     ------
@@ -103,7 +107,7 @@ def import_from(
     if not origin.exists():
         raise ExchangeError(f"{origin}: there is no such file or folder to import")
     source = source_of(origin)
-    done = Imported()
+    done, count = Imported(), source.count()
     with Writer(out, _provenance(source, form, origin), _dtype(source, Path(out))) as writer:
         held = {(r.clip, r.track): r.status.has_rows for r in writer.records()}
         for clip in source.clips():
@@ -124,6 +128,7 @@ def import_from(
                 done.rows += record.frames
             done.clips += took
             done.skipped += not took
+            progress(done.clips + done.skipped, count)
     return done
 
 

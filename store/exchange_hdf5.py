@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,9 @@ from store.mismatch import to_json
 from store.schema import ClipRecord
 
 _TRACK = re.compile(r"track(\d+)")
+# Free bytes below which nothing more is written: HDF5 holds back what it then cannot write, and a
+# process that ends with such a file open crashes.
+_ROOM = 16 << 20
 
 
 def _h5py() -> Any:
@@ -41,13 +47,16 @@ class Hdf5Sink:
     """Writes one HDF5 file."""
 
     def __init__(self, path: Path, header: Header) -> None:
+        self._folder = path.parent
+        self._check_room(0)
         self._file = _h5py().File(path, "w", track_order=False)
         self._file.attrs["facepipe_export"] = 1
         self._file.attrs["provenance"] = to_json(header.provenance)
         self._file.attrs["feature_dtype"] = header.feature_dtype
 
     def put(self, clip: str, tracks: list[tuple[ClipRecord, dict[str, AnyArray]]]) -> None:
-        """Write one clip."""
+        """Write one clip; OSError while there is still room to close the file."""
+        self._check_room(sum(v.nbytes for _, arrays in tracks for v in arrays.values()))
         group = self._file.require_group(group_name(clip))
         group.attrs["clip"] = clip
         for record, arrays in tracks:
@@ -59,6 +68,10 @@ class Hdf5Sink:
     def close(self) -> None:
         """Complete the file."""
         self._file.close()
+
+    def _check_room(self, wanted: int) -> None:
+        if shutil.disk_usage(self._folder).free < wanted + _ROOM:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _set(attrs: Any, record: ClipRecord) -> None:
@@ -105,7 +118,7 @@ def source(path: Path) -> Source:
             narrow = name is None or first[name].dtype == np.float16
             dtype = "float16" if narrow else "float32"
     provenance = json.loads(told) if told else None
-    return Source(lambda: _clips(h5py, path, ours), provenance, dtype)
+    return Source(lambda: _clips(h5py, path, ours), lambda: _count(h5py, path), provenance, dtype)
 
 
 def _opened(h5py: Any, path: Path) -> Any:
@@ -116,6 +129,11 @@ def _opened(h5py: Any, path: Path) -> Any:
     except OSError as error:
         text = " ".join(str(error).split())
         raise ExchangeError(f"{path}: expected an HDF5 file, got another: {text}") from error
+
+
+def _count(h5py: Any, path: Path) -> int:
+    with _opened(h5py, path) as file:
+        return sum(1 for _ in _groups(h5py, file))
 
 
 def _clips(h5py: Any, path: Path, ours: bool) -> Iterator[Clip]:

@@ -73,7 +73,12 @@ def source(path: Path) -> Source:
     dtype = _text(held.get("feature_dtype")) or (
         "float32" if wide and wide[0] != np.float16 else "float16"
     )
-    return Source(lambda: _clips(path, told), json.loads(told) if told else None, dtype)
+    return Source(
+        lambda: _clips(path, told),
+        lambda: sum(1 for _ in one_or_many(path, SUFFIX)),
+        json.loads(told) if told else None,
+        dtype,
+    )
 
 
 def _clips(path: Path, told: str | None) -> Iterator[Clip]:

@@ -45,8 +45,9 @@ def local_path(path: str | PathLike[str]) -> Path:
     if is_url(text) or (_MANGLED.match(text) and not Path(text).exists()):
         raise RemoteError(
             f"{text}: expected a path on a local disk, got a URL",
-            "Stores in object storage are read only: by store.open(str), `pipeline fit`, "
-            "`pipeline store info|verify|digest`. For all else, copy the store to a disk.",
+            "Stores in object storage can be read only: by store.open(str) and the commands that "
+            "read a store (`pipeline fit`, `evaluate`, `report`, `store info`, ...). For all else, "
+            "copy the store to a disk.",
         )
     return Path(text)
 

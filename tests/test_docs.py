@@ -25,7 +25,13 @@ PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SHELL = ("sh", "console")
 # They set up an installation, which stands already, or run for minutes.
-NOT_RUN = {"make demo", "make test", "pip install 'facepipe[cpu]'"}
+NOT_RUN = {
+    "make demo",
+    "make test",
+    "python3 -m venv .venv",
+    ". .venv/bin/activate",
+    "pip install '.[cpu]'",
+}
 # The only change to what a reader types: fits are as short as they can be. (And the pack that is
 # installed as lite takes bright squares for faces.)
 PIPELINE = f"""#!/bin/sh

@@ -51,8 +51,10 @@ def run_demo(folder: Path, seed: int) -> dict[str, Any]:
     clock = _Clock()
     home = folder / f"seed-{seed}"
     home.mkdir(parents=True, exist_ok=True)
-    pack = packs.install(PACK, console.note)
-    real = fetch_clips(folder / "real_clips", echo=console.note)
+    with console.work_progress("installing") as progress:
+        pack = packs.install(PACK, console.note, progress)
+    with console.work_progress("fetching clips") as progress:
+        real = fetch_clips(folder / "real_clips", echo=console.note, progress=progress)
     clock.lap("fetch")
     videos = _render(folder, home / "videos", seed, pack)
     clock.lap("render")
@@ -95,7 +97,8 @@ def _render(folder: Path, videos: Path, seed: int, pack: Path) -> Path:
     if marker.is_file():
         console.note(f"{videos}: rendered before")
         return videos
-    photos = fetch_photos(folder / "photos", echo=console.note)
+    with console.work_progress("fetching photos") as progress:
+        photos = fetch_photos(folder / "photos", echo=console.note, progress=progress)
     portraits = cut_portraits(photos, pack)
     console.note(f"rendering {CLIPS} clips of {len(portraits)} persons")
     with console.work_progress("rendering") as progress:

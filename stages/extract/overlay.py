@@ -26,7 +26,7 @@ class OverlayError(FacepipeError, ValueError):
 def overlay(
     clip: str,
     path: Path,
-    store_path: Path,
+    store_path: str | Path,
     out: Path,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> int:
@@ -38,8 +38,10 @@ def overlay(
         The clip's id in the store.
     path : Path
         The clip itself.
-    store_path, out : Path
-        ``out``: an mp4 at the clip's mean frame rate, of upright frames, without sound.
+    store_path : str or Path
+        A store, or its URL as str.
+    out : Path
+        An mp4 at the clip's mean frame rate, of upright frames, without sound.
     progress : callable, optional
         Told how many frames are written, and of how many.
 
@@ -54,6 +56,8 @@ def overlay(
         The file has another number of frames than the store's rows, or OpenCV cannot write
         ``out``. StoreError, ClipNotFoundError.
     """
+    if not path.is_file():
+        raise OverlayError(f"{path}: no such file", "give the clip itself, as it was extracted")
     opened = store.open(store_path)
     tracks = [record for record in opened.records() if record.clip == clip]
     if not tracks or not tracks[0].status.has_rows:
@@ -89,7 +93,7 @@ def open_writer(partial: Path, fps: float, size: tuple[int, int], out: Path) -> 
     if not writer.isOpened():
         raise OverlayError(
             f"{out}: OpenCV cannot write a video there",
-            "give --out NAME.mp4 in a folder that is there",
+            "give --out NAME.mp4 in a folder that is there and has room",
         )
     return writer
 

@@ -187,10 +187,15 @@ def resolve(name_or_folder: str | Path) -> Pack:
     )
 
 
-def install(name: str, echo: Callable[[str], None] = print) -> Path:
+def install(
+    name: str,
+    echo: Callable[[str], None] = print,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Path:
     """Install a pack known by name; a whole one that is there already stays as it is.
 
-    ``echo`` is told what is going on and, for insightface's packs, the licence, line by line.
+    ``echo`` is told what is going on and, for insightface's packs, the licence, line by line;
+    ``progress`` how many steps of the lite pack's are done, of how many.
     Returns the pack's folder.
 
     Raises
@@ -204,7 +209,7 @@ def install(name: str, echo: Callable[[str], None] = print) -> Path:
             f"known are {', '.join(NAMES)}; a folder needs no installing",
         )
     try:
-        return _install(name, echo)
+        return _install(name, echo, progress)
     except OSError as error:
         raise FetchError(
             f"pack {name}: cannot write {error.filename or packs_root()}: {error.strerror}",
@@ -212,7 +217,7 @@ def install(name: str, echo: Callable[[str], None] = print) -> Path:
         ) from error
 
 
-def _install(name: str, echo: Callable[[str], None]) -> Path:
+def _install(name: str, echo: Callable[[str], None], progress: Callable[[int, int], None]) -> Path:
     root, folder = packs_root(), _info(name).folder
     root.mkdir(parents=True, exist_ok=True)
     with FileLock(root / f".{name}.lock"):
@@ -224,7 +229,7 @@ def _install(name: str, echo: Callable[[str], None]) -> Path:
         elif name == LITE:
             for problem in problems:
                 echo(f"installing again: {problem}")
-            lite.build(folder, registry.downloads(), echo)
+            lite.build(folder, registry.downloads(), echo, progress)
         elif problems:  # downloaded by insightface, maybe not for us: not ours to delete
             raise PackError(problems[0], _mend(name))
         else:
@@ -255,10 +260,7 @@ def verify(name: str) -> list[str]:
             resolve(name)
     except PackError as error:
         return [str(error)]
-    record = folder / "pack.json"
-    if name == LITE and not problems and json.loads(record.read_bytes()) != lite.manifest(folder):
-        problems = [f"{record}: written by another version of facepipe"]
-    return problems
+    return problems or (lite.differences(folder) if name == LITE else [])
 
 
 def _info(name: str) -> PackInfo:

@@ -149,6 +149,9 @@ class FitConfig(BaseModel):
         return "none" if value is None else value
 
 
+OF_FRAMES = ("mdr", "au")  # which `pipeline fit` takes too, each with settings of its own
+
+
 def _keys() -> list[str]:
     plain = [k for k in FitConfig.model_fields if k not in ("split", "train", "model_options")]
     split = [f"split.{k}" for k in SplitConfig.model_fields]
@@ -194,8 +197,8 @@ def apply_overrides(config: FitConfig, overrides: Iterable[str]) -> FitConfig:
     for key, value in pairs:  # first, since it decides which options there are
         if key == "model":
             data["model"] = value.strip()
-            if data["model"] not in POOLED_MODELS:
-                models.get(data["model"])
+    if data["model"] not in (*models.names(), *POOLED_MODELS):
+        raise models.unknown(data["model"], [*models.names(), *POOLED_MODELS, *OF_FRAMES])
     if data["model"] in POOLED_MODELS and config.stream == FitConfig.model_fields["stream"].default:
         data["stream"] = default_stream(data["model"])
     valid = keys(data["model"])

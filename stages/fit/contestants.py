@@ -157,8 +157,7 @@ def choose_contestants(
             config = apply_overrides(FitConfig(model=name), [*plain, *mine])
             chosen.append(Contestant(name, "network", config))
         else:
-            known = ", ".join([*models.names(), *POOLED_MODELS])
-            raise models.ModelError(f"there is no model named '{name}'", f"known models: {known}")
+            raise models.unknown(name, [*models.names(), *POOLED_MODELS])
     left = [text for text in own if text not in taken]
     if left:
         networks = [c.config.model for c in chosen if c.kind == "network"]
@@ -202,7 +201,8 @@ def attribute_columns(table: pd.DataFrame, named: Sequence[str]) -> list[str]:
     missing = [name for name in named if name not in table.columns]
     if missing:
         raise ConfigError(
-            f"the labels have no column '{missing[0]}'", f"columns: {', '.join(table.columns)}"
+            f"the labels have no column '{missing[0]}'",
+            f"columns: {', '.join(c for c in table.columns if c != 'line')}",  # which is ours
         )
     return list(named) or [c for c in table.columns if str(c).lower() in KNOWN_ATTRIBUTES]
 

@@ -96,13 +96,19 @@ def fit_network(
             loaders["train"].release()
             loaders["val"].release()
             both = given.loader_of(given.table[given.table["part"] != "test"])
+
+            def log_again(row: EpochRow) -> None:
+                logs.refit(row)
+                if progress is not None:
+                    progress(row | {"of": result.best_epoch})
+
             model = refit_network(
                 config,
                 options,
                 both,
                 result.best_epoch,
                 config.seed,
-                logs.refit,
+                log_again,
                 work.checkpoint("refit"),
             )
             # The validation part keeps the predictions of the network that had not seen it.

@@ -75,7 +75,9 @@ def split_groups(
             f"{n} labelled clips in {len(sizes)} groups (largest: {int(sizes.max())} clips) are "
             f"too few for at least {MIN_TRAIN} to train, {MIN_OTHER} to validate and {MIN_OTHER} "
             f"to test with val={val:g}, test={test:g}",
-            "label more clips, or raise split.val and split.test if those parts are too small",
+            "label more clips, or raise split.val and split.test if those parts are too small"
+            if n >= least.sum()
+            else f"label at least {least.sum()} clips that show a face; hundreds say more",
         )
     return [PARTS[k] for k in best]
 

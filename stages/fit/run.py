@@ -119,7 +119,8 @@ def fit(
     echo : callable
         Gets the label file's warnings and notes, and the split, one line each.
     progress : callable, optional
-        Gets every epoch's row: epoch, train_loss, grad_norm, lr, val_mse, val_src.
+        Gets every epoch's row: epoch, train_loss, grad_norm, lr, val_mse, val_src. Then those of
+        the training on train and val together: without the last two, with ``of``, their number.
     take : callable, optional
         Gets what the model says of the frames of every labelled clip, as the predictions that are
         written are made: those of validation clips by the network that had not seen them.

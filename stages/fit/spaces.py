@@ -33,12 +33,10 @@ class OneOf:
 Range = Between | OneOf
 Space = dict[str, Range]
 
-# Of the loss and the optimiser, for every network. alpha 0.03 is next to none.
-TRAIN: Space = {
-    "train.alpha": Between(0.03, 10),
-    "train.delta": Between(0.05, 2),
-    "train.lr": Between(3e-4, 1e-2),
-}
+# Of the loss that networks share, see TemporalModel.loss. alpha 0.03 is next to none.
+LOSS: Space = {"train.alpha": Between(0.03, 10), "train.delta": Between(0.05, 2)}
+# Of the optimiser, for every network.
+OPTIMISER: Space = {"train.lr": Between(3e-4, 1e-2)}
 # Options of networks by their names, for those that have them. levels none: as many as cover the
 # clip, where the model does that by itself.
 OPTIONS: Space = {
@@ -93,7 +91,8 @@ def space_of(config: FitConfig, keys: Sequence[str] = ()) -> Space:
         space = POOLED_SPACES[config.model]
     else:
         has = models.options(config.model)
-        space = dict(TRAIN)
+        shares = models.get(config.model).loss is models.TemporalModel.loss
+        space = {**(LOSS if shares else {}), **OPTIMISER}
         for name in (name for name in OPTIONS if name in has):
             allowed = OPTIONS[name]
             if isinstance(allowed, OneOf) and has[name] is not None:

@@ -52,8 +52,8 @@ class Design:
 
     Attributes
     ----------
-    store : tuple of Path
-        One store, or several that are read as one.
+    store : tuple of Path or str
+        One store, or several that are read as one; a URL as str.
     labels : Path
     folds, repeats, seed : int
     group : "person", "clip" or "auto"
@@ -67,7 +67,7 @@ class Design:
         Columns for the attributes-only baseline; empty: those of well-known names.
     """
 
-    store: tuple[Path, ...]
+    store: tuple[str | Path, ...]
     labels: Path
     folds: int = 5
     repeats: int = 5

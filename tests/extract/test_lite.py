@@ -165,7 +165,9 @@ def test_installing_a_second_time_verifies_and_changes_nothing(lite_pack, monkey
     assert {p.name: p.stat().st_mtime_ns for p in lite_pack.folder.iterdir()} == before
 
 
-@pytest.mark.parametrize("damage", ["flip", "remove", "older converter"])
+@pytest.mark.parametrize(
+    "damage", ["flip", "remove", "older converter", "no pack.json", "other names"]
+)
 def test_a_damaged_or_older_pack_is_built_again(lite_pack, home, damage):
     folder = Path(shutil.copytree(lite_pack.folder, home / "packs" / "lite"))
     if damage == "flip":
@@ -174,6 +176,11 @@ def test_a_damaged_or_older_pack_is_built_again(lite_pack, home, damage):
         (folder / "rec_512.onnx").write_bytes(content)
     elif damage == "remove":
         (folder / "lmk_68.onnx").unlink()
+    elif damage == "no pack.json":
+        (folder / "pack.json").unlink()
+    elif damage == "other names":
+        (folder / "rec_512.onnx").rename(folder / "rec.onnx")
+        (folder / "pack.json").write_text("{}")
     else:
         manifest = json.loads((folder / "pack.json").read_text())
         (folder / "pack.json").write_text(json.dumps({**manifest, "converter": 0}))

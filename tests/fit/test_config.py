@@ -49,6 +49,13 @@ def test_bad_overrides_are_named(override: str, said: str) -> None:
     assert caught.value.exit_code == 2
 
 
+def test_the_nearest_model_is_named_and_all_that_there_are() -> None:
+    with pytest.raises(ModelError, match="'2stnc'; did you mean '2stcn'") as caught:
+        apply_overrides(FitConfig(model="2stnc"), [])
+    for name in ("meanpool", "blind", "hmtnet", "mdr", "au"):
+        assert name in caught.value.hint
+
+
 def test_bad_models_and_options_are_named() -> None:
     with pytest.raises(ModelError, match="no model named 'resnet'"):
         apply_overrides(FitConfig(), ["model=resnet"])

@@ -51,8 +51,14 @@ def test_one_large_group_and_many_small_ones() -> None:
 def test_too_few_clips() -> None:
     with pytest.raises(SplitError, match=r"9 labelled clips in 9 groups") as caught:
         split_groups(np.arange(9.0), [str(k) for k in range(9)])
-    assert "label more clips" in caught.value.hint
+    assert "at least 14 clips" in caught.value.hint
     assert caught.value.exit_code == 2
+
+
+def test_enough_clips_but_not_with_these_shares() -> None:
+    with pytest.raises(SplitError, match=r"16 labelled clips in 16 groups") as caught:
+        split_groups(np.arange(16.0), [str(k) for k in range(16)])
+    assert "raise split.val and split.test" in caught.value.hint
 
 
 def test_too_few_persons() -> None:

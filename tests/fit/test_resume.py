@@ -65,7 +65,10 @@ def test_killed_and_started_again_it_ends_bit_for_bit_the_same(
     rows: list[dict[str, float]] = []
     result = fit(*made, run, CONFIG, lines.append, rows.append)
     assert f"going on with the unfinished fit in {run}" in lines
-    assert rows == result.epochs
+    again = [row for row in rows if "of" in row]
+    assert [*result.epochs, *again] == rows
+    best = result.best_epoch
+    assert [(row["epoch"], row["of"]) for row in again] == [(k + 1, best) for k in range(best)]
     same_run(run, whole)
 
 

@@ -256,6 +256,8 @@ def test_signals_stop_it_soon_and_leave_a_whole_store(
     assert time.monotonic() - begin < 5
     assert process.returncode == (130 if number == signal.SIGINT else 143)
     assert "Traceback" not in errors
+    told = "error: interrupted; what was finished is kept, the same command goes on from there"
+    assert number == signal.SIGTERM or told in errors
     assert store.verify(tmp_path / "features.store").ok
     done = {record.clip for record in store.open(tmp_path / "features.store").records()}
     left = sorted({path.name for path in many.iterdir()} - done)

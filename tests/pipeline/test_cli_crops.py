@@ -28,8 +28,8 @@ def test_what_needs_a_local_store_says_so(tmp_path: Path) -> None:
         ("extract", ".", "--store", "s3://bucket/x.store"),
         ("store", "compact", "s3://bucket/x.store"),
         ("store", "verify", "--repair", "s3://bucket/x.store"),
-        ("store", "export", "s3://bucket/x.store", "--to", "npz", "--out", "out"),
-        ("overlay", "a.mp4", "--store", "s3://bucket/x.store"),
+        ("store", "merge", "out.store", "s3://bucket/x.store"),
+        ("features", ".", "--layer", "507", "--store", "s3://bucket/x.store"),
     ):
         (tmp_path / "a.mp4").touch()
         done = pipeline(tmp_path, *args, code=2)

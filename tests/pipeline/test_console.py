@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -10,9 +11,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import rich.console
 from jsonschema import Draft202012Validator
 from typer.main import get_command
 from typer.testing import CliRunner
@@ -196,6 +199,28 @@ def conforms(command: str, value: dict[str, Any]) -> None:
         assert set(value) <= known, command
 
 
+def test_the_three_commands_come_first() -> None:
+    root = get_command(app)
+    assert root.list_commands(root.make_context("pipeline", ["--help"], resilient_parsing=True))[
+        :3
+    ] == ["extract", "fit", "score"]  # fmt: skip
+
+
+READS_STORES = {"evaluate", "ablate", "tune", "fit", "report", "explore", "overlay",
+                "store info", "store verify", "store digest", "store export"}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(READS_STORES))
+def test_what_reads_a_store_takes_its_address(name: str) -> None:
+    command = COMMANDS[tuple(name.split())]
+    (param,) = (p for p in command.params if p.name in ("store", "stores"))
+    ctx = command.make_context(name, [], resilient_parsing=True)
+    several = param.multiple or param.nargs == -1
+    given: Any = ["s3://bucket/x.store"] if several else "s3://bucket/x.store"
+    taken = param.process_value(ctx, given)
+    assert (list(taken) if several else taken) == given
+
+
 def test_every_schema_is_one_and_every_command_has_one() -> None:
     assert set(schemas()) == {" ".join(words) for words in LEAVES}
     for schema in schemas().values():
@@ -249,6 +274,7 @@ def test_the_command_line_comes_before_the_variable_before_the_file(
          "option or command -> the nearest that is known is device"),
         ("[extrct]\ndevice = 1\n", "pipeline.toml: extrct: .* -> the nearest that is known is "
          "extract"),
+        ("workers = 2\n", "pipeline.toml: workers: .* below its name: .*\\[extract\\]"),
         ("[store.verfy]\n", "pipeline.toml: store.verfy: .* known is verify"),
         ("[extract]\nworkers = 'two'\n", "pipeline.toml: extract.workers: .*integer"),
         ("extract = 1\n", "pipeline.toml: extract: expected a table"),
@@ -268,6 +294,41 @@ def test_a_mistake_in_the_file_names_file_and_key(
 
 def test_a_file_that_is_named_must_be_there(tmp_path: Path) -> None:
     assert "no.toml: cannot be read" in told("--config-file", "no.toml", "models")
+
+
+def test_ctrl_c_says_what_is_left(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.fitting.run_fit", stop)
+    done = CliRunner().invoke(app, ["fit", "--set", "epochs=1"])
+    assert done.exit_code == 130
+    assert re.search(r"same command with --run runs/2stcn-[0-9-]+ goes on", done.stderr)
+    ended: list[bool] = []
+    loop = SimpleNamespace(start=stop)
+    server = SimpleNamespace(port=1, io_loop=loop, stop=lambda: ended.append(True))
+    monkeypatch.setattr("pipeline.explore.server.serve", lambda *_: server)
+    done = CliRunner().invoke(app, ["explore", "features.store"])  # where it is the way to end it
+    assert (done.exit_code, ended) == (0, [True])
+    assert "interrupted" not in done.stderr
+
+
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_bar_begins_anew_with_the_second_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = Screen()
+    screen = rich.console.Console(file=seen, force_terminal=True, width=100)
+    monkeypatch.setattr(console, "err", screen)
+    with console.epoch_progress(30) as epoch:
+        for _ in range(20):
+            epoch({"val_src": 0.5})
+        for _ in range(7):
+            epoch({"of": 9})
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.getvalue())
+    assert re.search(r"training again .* 7/9", text.splitlines()[-1] or text)
 
 
 def test_completion() -> None:

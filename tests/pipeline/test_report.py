@@ -28,6 +28,7 @@ from stages.fit.frames import ClipFrames
 from stages.fit.run import fit
 from store.errors import FacepipeError
 from tests.fit.crop_clips import make_pictures
+from tests.store import store_clips
 from tests.testing.command import pipeline
 from tests.testing.reports import NAMES, SUBSETS, MadeRun
 from tests.testing.runs import QUICK
@@ -131,6 +132,15 @@ def test_without_the_store_the_page_says_so(made: MadeRun, tmp_path: Path) -> No
     with pytest.raises(FacepipeError, match=r"moved\.store"):
         render(Options(run, [str(tmp_path / "moved.store")]))
     assert "There is no store" not in Elements(render(Options(run, [str(made.store)]))).text
+
+
+def test_a_store_of_other_clips_is_refused(made: MadeRun, tmp_path: Path) -> None:
+    other = tmp_path / "other.store"
+    with store.Writer(other, store.open(made.store).provenance) as writer:
+        rows = store_clips.rows(5)
+        writer.append(store_clips.record("other.mp4", rows), rows)
+    with pytest.raises(ReportError, match=r"other\.store: holds none of the \d+ held-out clips"):
+        render(Options(made.run, [str(other)]))
 
 
 def test_another_file_of_the_same_name_is_not_shown(made: MadeRun, tmp_path: Path) -> None:

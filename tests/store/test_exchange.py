@@ -1,5 +1,6 @@
 import io
 import json
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -276,6 +277,16 @@ def test_nothing_half_written(made, tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         out(made, "npz", tmp_path / "new")
     assert [p.name for p in tmp_path.iterdir()] == ["there"]
+
+
+@pytest.mark.parametrize("roomy", [0, 1, 2])
+def test_hdf5_stops_while_it_can_still_be_closed(made, tmp_path, monkeypatch, roomy):
+    calls = iter([1 << 40] * roomy)
+    room = "store.exchange_hdf5.shutil.disk_usage"
+    monkeypatch.setattr(room, lambda _: SimpleNamespace(free=next(calls, 0)))
+    with pytest.raises(store.StoreWriteError, match=r"x\.h5: the disk is full"):
+        export(store.open(made), "hdf5", tmp_path / "out" / "x.h5")
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_missing_package_names_the_extra(made, tmp_path, monkeypatch):

@@ -10,9 +10,16 @@ import pytest
 import store
 from store.care import compact, forget
 from store.exchange import export
+from store.exchange_formats import import_from
 from store.merge import merge
 from store.progress import Progress
 from tests.store import store_clips as clips
+
+
+def import_again(a: Path, form: str, tell: Progress) -> None:
+    export(store.open(a), form, a.with_name("out"))
+    import_from(a.with_name("out"), form, a.with_name("i.store"), progress=tell)
+
 
 PASSES: dict[str, Callable[[Path, Progress], object]] = {
     "verify": lambda a, tell: store.verify(a, tell),
@@ -22,6 +29,10 @@ PASSES: dict[str, Callable[[Path, Progress], object]] = {
     "forget": lambda a, tell: forget(a, ["b.mp4"], tell),
     "compact": compact,
     "export": lambda a, tell: export(store.open(a), "npz", a.with_name("npz"), tell),
+    **{
+        f"import {form}": lambda a, tell, form=form: import_again(a, form, tell)
+        for form in ("hdf5", "npz", "csv")
+    },
 }
 
 

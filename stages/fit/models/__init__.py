@@ -28,6 +28,7 @@ from stages.fit.models.base import (
     options,
     pictures,
     register,
+    unknown,
 )
 
 __all__ = [
@@ -47,4 +48,5 @@ __all__ = [
     "options",
     "pictures",
     "register",
+    "unknown",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_type_hints
@@ -173,9 +173,16 @@ def get(name: str) -> type[TemporalModel]:
     try:
         return _REGISTRY[name]
     except KeyError:
-        raise ModelError(
-            f"there is no model named '{name}'", f"known models: {', '.join(names())}"
-        ) from None
+        raise unknown(name, names()) from None
+
+
+def unknown(name: str, known: Sequence[str]) -> ModelError:
+    """Return the error for a name that is none of those; names the nearest."""
+    near = get_close_matches(name, known, n=1, cutoff=0.4)
+    return ModelError(
+        f"there is no model named '{name}'" + (f"; did you mean '{near[0]}'?" if near else ""),
+        f"known models: {', '.join(known)}",
+    )
 
 
 def options(name: str) -> dict[str, Any]:
