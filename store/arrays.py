@@ -13,6 +13,7 @@ import numpy.typing as npt
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
+from store import shards
 from store.durable import DurableStore
 from store.layout import Layout
 from store.remote import RemoteFolder
@@ -25,8 +26,6 @@ AnyArray = npt.NDArray[np.generic]
 # Chunks of nothing but NaN are written too: a chunk that is missing is damage, never "no face".
 WRITE_ALL = {"array.write_empty_chunks": True}
 _FILL: dict[str, bool | int] = {"bool": False, "uint8": 0}
-# Hand the chunks of a shard to the codecs together: one by one costs more than their compression.
-_BATCHES = {"codec_pipeline.batch_size": 64}
 
 
 class Arrays:
@@ -165,10 +164,9 @@ class Arrays:
         """Write rows ``start`` to ``start + n`` of every array in ``data``, which must fit."""
 
         def one(name: str) -> None:
-            self._arrays[name][start : start + len(data[name])] = data[name]
+            shards.write(self._arrays[name], start, data[name])
 
-        with zarr.config.set(_BATCHES):
-            _at_once(one, data)
+        _at_once(one, data)
 
     def sync(self) -> None:
         """Make what was written durable."""
@@ -188,8 +186,7 @@ class Arrays:
         array = self._arrays[name]
         if array.shape[0] < stop:
             raise IndexError(f"{name} has {array.shape[0]} rows, row {stop - 1} is asked for")
-        values = np.asarray(array[start:stop])
-        return values.astype(values.dtype.newbyteorder("="), copy=False)
+        return shards.read(array, start, stop)
 
 
 def read_generation(path: Path | RemoteFolder) -> int:

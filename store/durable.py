@@ -104,13 +104,17 @@ class DurableStore(LocalStore):
 
     def set_sync(self, key: str, value: Buffer) -> None:
         """Store one object."""
+        self.put(key, value.as_buffer_like())
+
+    def put(self, key: str, data: Any) -> None:
+        """Store one object, of bytes."""
         self._check_writable()
         path = self.root / key
         folder = path.parent
         while not folder.exists():  # a new folder is an entry of the one above it
             folder = folder.parent
             self._dirty.add(folder)
-        write_file(path, value.as_buffer_like())
+        write_file(path, data)
         self._dirty.add(path.parent)
 
     def sync(self) -> None:

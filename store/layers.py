@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from store import durable
+from store import durable, shards
 from store.arrays import AnyArray, read_generation
 from store.errors import StoreError
 from store.layout import Paths
@@ -103,8 +103,7 @@ def read(paths: Paths | RemotePaths, layer: Layer, start: int, stop: int) -> Any
     if layer.rows < stop:
         raise IndexError(f"{layer.name} has {layer.rows} rows, row {stop - 1} is asked for")
     array = zarr.open_array(store=open_strict(paths.layers), path=layer.name, mode="r")
-    values = np.asarray(array[start:stop])
-    return values.astype(values.dtype.newbyteorder("="), copy=False)
+    return shards.read(array, start, stop)
 
 
 def drop(paths: Paths, generation: int, *, spoil: bool = False) -> None:

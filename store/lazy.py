@@ -30,4 +30,6 @@ class LazyArray:
         parts = key if isinstance(key, tuple) else (key,)
         start, stop, step = parts[0].indices(self.shape[0])
         rows = self._store.read_rows(self._spec.name, start, max(start, stop))
-        return np.asarray(rows[(slice(None, None, step), *parts[1:])])
+        part = np.asarray(rows[(slice(None, None, step), *parts[1:])])
+        # Of a view Dask would make a copy.
+        return rows if (part.shape, part.strides) == (rows.shape, rows.strides) else part

@@ -52,15 +52,15 @@ def normalise_landmarks(
         centre = np.median(centre, axis=0, keepdims=True)  # (1, 2)
         across = np.median(across, axis=0, keepdims=True)  # (1, 2)
         distance = np.median(distance, keepdims=True)  # (1,)
-    points = points - centre[:, None, :]
-    spread = np.sqrt((points**2).sum(axis=2).mean(axis=1))  # (v,)
+    # x and y by themselves: NumPy takes several times as long over a last axis of two.
+    x, y = points[..., 0] - centre[:, :1], points[..., 1] - centre[:, 1:]  # (v, 68) each
+    spread = np.sqrt((x**2 + y**2).mean(axis=1))  # (v,)
     if mode == "clip":
         spread = np.median(spread, keepdims=True)  # (1,)
     seen = distance > 1e-3 * spread
     scale = np.where(seen, distance, np.where(spread > 0, spread, 1.0))
     roll = np.where(seen, np.arctan2(across[:, 1], across[:, 0]), 0.0)
     cos, sin = np.cos(roll)[:, None] / scale[:, None], np.sin(roll)[:, None] / scale[:, None]
-    x, y = points[..., 0], points[..., 1]  # (v, 68) each
     turned = np.stack([x * cos + y * sin, y * cos - x * sin], axis=2)  # (v, 68, 2)
     out[valid] = turned.reshape(-1, 136)
     return out

@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from itertools import chain, islice
 from operator import attrgetter
 from typing import Any
@@ -228,8 +229,17 @@ class ClipLoader:
             Batches' worth of clips from which a batch of like lengths is taken; 1: any lengths.
         """
         chosen = self._shuffled(batch_size, seed, epoch, bucket)
-        for clips in chosen if shuffle else self._in_order(batch_size):
-            yield self._collate(clips, (seed, epoch) if shuffle else None)
+        training = (seed, epoch) if shuffle else None
+        made = (
+            self._collate(clips, training)
+            for clips in (chosen if shuffle else self._in_order(batch_size))
+        )
+        # Padded while the caller works on the batch before it.
+        with closing(made), ThreadPoolExecutor(1, thread_name_prefix="facepipe-batch") as ahead:
+            waiting = ahead.submit(next, made, None)
+            while (batch := waiting.result()) is not None:
+                waiting = ahead.submit(next, made, None)
+                yield batch
 
     def _collate(self, clips: list[ClipData], training: tuple[int, int] | None) -> Batch:
         """Make one batch; ``training`` is the seed and epoch of a shuffled one."""
