@@ -13,7 +13,7 @@ the first one costs stands beside it. Then, without a model, a shuffled epoch th
 budget 0, against the same clips read one at a time into the same batches.
 
 Medians, ratios of medians, one line of JSON at the end; leaves with 1 where it falls short of the
-floors below. Torch takes as many threads as it would in `pipeline fit`.
+floors below. Torch has one thread, as in `pipeline fit`.
 
     python benchmarks/load.py [--clips 1430] [--repeats 3] [--out benchmarks/results/NAME.json]
 """

@@ -42,9 +42,10 @@ def machine(packages: Iterable[str]) -> dict[str, Any]:
 
 
 def training_machine(packages: Iterable[str]) -> dict[str, Any]:
-    """Name what `machine` does, torch's threads, and the load before anything is measured."""
+    """Give torch one thread, as `pipeline fit` does; name what `machine` does and the load."""
     import torch
 
+    torch.set_num_threads(1)
     load = round(os.getloadavg()[0], 2)
     return {**machine(packages), "torch_threads": torch.get_num_threads(), "load_before": load}
 

@@ -11,7 +11,7 @@ Then whole epochs of ``pipeline fit`` with its defaults on a store of 1,430 clip
 made as in benchmarks/load.py: the first one reads the store, the second finds it in memory.
 
 Ends with one line of JSON; leaves with 1 where our step is the slower one or an epoch takes more
-than a minute. Torch takes as many threads as it would in `pipeline fit`.
+than a minute. Torch has one thread, as in `pipeline fit`.
 
     python benchmarks/step.py [--clips 1430] [--rounds 40] [--out benchmarks/results/NAME.json]
 """

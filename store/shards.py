@@ -115,19 +115,20 @@ class Shards:
         """Return rows ``start`` to ``stop``; raise what leaves it to Zarr."""
         out = np.empty((stop - start, *self.array.shape[1:]), self.array.dtype)
         for number, low, high in self.within(start, stop):
-            pieces = list(_cut(low, high, self.rows))
             first = number * self.chunks
-            stored = self._chunks(number, pieces[0][0] - first, pieces[-1][0] + 1 - first)
-            for chunk, (place, begin, end) in zip(stored, pieces, strict=True):
-                if chunk is None:
-                    raise _OtherShardError
-                to = out[begin - start : end - start]
-                if len(to) == self.rows:
-                    _unpack(chunk, to)
-                else:
-                    whole = np.empty((self.rows, *out.shape[1:]), out.dtype)
-                    _unpack(chunk, whole)
-                    to[:] = whole[begin - place * self.rows :][: len(to)]
+            with (self.store.root / self.key(number)).open("rb", buffering=0) as file:
+                table = self._table(file.fileno())
+                scratch = np.empty(max(size for _, size in table), np.uint8)
+                for place, begin, end in _cut(low, high, self.rows):
+                    # One chunk at a time: what was read is unpacked while the CPU's cache has it.
+                    chunk = _chunk(file.fileno(), *table[place - first], scratch)
+                    to = out[begin - start : end - start]
+                    if len(to) == self.rows:
+                        _unpack(chunk, to)
+                    else:
+                        whole = np.empty((self.rows, *out.shape[1:]), out.dtype)
+                        _unpack(chunk, whole)
+                        to[:] = whole[begin - place * self.rows :][: len(to)]
         return out
 
     def with_rows(self, number: int, start: int, rows: AnyArray) -> bytes:
@@ -137,7 +138,7 @@ class Shards:
         chunks: list[Chunk | None] = [None] * self.chunks
         if (start, stop) != (first * self.rows, end):
             with suppress(FileNotFoundError):
-                chunks = self._chunks(number, 0, self.chunks)
+                chunks = self._chunks(number)
         given = np.ascontiguousarray(rows, self.array.dtype)
         for place, low, high in _cut(start, stop, self.rows):
             part = given[low - start : high - start]
@@ -151,26 +152,35 @@ class Shards:
             chunks[place - first] = _pack(part)
         return _join(chunks)
 
-    def _chunks(self, number: int, first: int, last: int) -> list[Chunk | None]:
-        """Return chunks ``first`` to ``last`` of a shard as they lie there; None for no chunk."""
-        size = 16 * self.chunks + _CRC
+    def _chunks(self, number: int) -> list[Chunk | None]:
+        """Return the chunks of a shard as they lie there; None for no chunk."""
         with (self.store.root / self.key(number)).open("rb", buffering=0) as file:
-            length = os.fstat(file.fileno()).st_size
-            file.seek(max(length - size, 0))
-            index = np.frombuffer(file.read(size), np.uint8)
-            if len(index) != size or not _sound(index):
-                raise _OtherShardError
-            table = index[:-_CRC].view("<u8").reshape(-1, 2)[first:last].tolist()
-            there = [(offset, n) for offset, n in table if offset != _NO_CHUNK]
-            begin = min((offset for offset, _ in there), default=0)
-            end = max((offset + n for offset, n in there), default=0)
-            if end > length:
-                raise _OtherShardError
-            file.seek(begin)
-            data = np.frombuffer(file.read(end - begin), np.uint8)
-        if len(data) != end - begin:
+            return [
+                None if size == 0 else _chunk(file.fileno(), offset, size, np.empty(size, np.uint8))
+                for offset, size in self._table(file.fileno())
+            ]
+
+    def _table(self, file: int) -> list[tuple[int, int]]:
+        """Return where each chunk of an open shard begins and how long it is; 0 for no chunk."""
+        size = 16 * self.chunks + _CRC
+        length = os.fstat(file).st_size
+        index = np.frombuffer(os.pread(file, size, max(length - size, 0)), np.uint8)
+        if len(index) != size or not _sound(index):
             raise _OtherShardError
-        return [None if o == _NO_CHUNK else data[o - begin : o - begin + n] for o, n in table]
+        table: list[tuple[int, int]] = []
+        for offset, n in index[:-_CRC].view("<u8").reshape(-1, 2).tolist():
+            table.append((offset, n) if offset != _NO_CHUNK else (0, 0))
+            if sum(table[-1]) > length:
+                raise _OtherShardError
+        return table
+
+
+def _chunk(file: int, offset: int, size: int, into: npt.NDArray[np.uint8]) -> Chunk:
+    """Read one chunk of an open shard into memory that is large enough."""
+    chunk = into[:size]
+    if size <= _CRC or os.preadv(file, [chunk.data], offset) != size:
+        raise _OtherShardError
+    return chunk
 
 
 def _cut(start: int, stop: int, size: int) -> Iterator[tuple[int, int, int]]:

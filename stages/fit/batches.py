@@ -122,7 +122,9 @@ def prepare(
     features = np.array(appearance[index])
     features[~kept] = 0
     times = np.array(timestamp[index])
-    return ClipData(clip, features, np.array(points[index]), kept, times, widths)
+    if len(kept) < len(points) or fps is not None:
+        points = np.array(points[index])  # else it is a copy already
+    return ClipData(clip, features, points, kept, times, widths)
 
 
 def frames_read(

@@ -41,26 +41,30 @@ def normalise_landmarks(
     out = np.zeros((len(landmark), 136), np.float32)
     if not valid.any():
         return out
-    points = landmark[valid].reshape(-1, 68, 2).astype(np.float64)  # (v, 68, 2)
+    points = landmark if valid.all() else landmark[valid]  # (v, 136)
     if mode == "none":
-        out[valid] = points.reshape(-1, 136)
+        out[valid] = points
         return out
-    first, second = points[:, FIRST_EYE].mean(axis=1), points[:, SECOND_EYE].mean(axis=1)  # (v, 2)
-    centre, across = (first + second) / 2, second - first  # (v, 2)
-    distance = np.hypot(across[:, 0], across[:, 1])  # (v,)
+    # x + iy: a turn and a scale are one product.
+    z = np.array(points, np.float64, order="C").view(np.complex128)  # (v, 68)
+    first, second = z[:, FIRST_EYE].mean(axis=1), z[:, SECOND_EYE].mean(axis=1)  # (v,)
+    centre, across = (first + second) / 2, second - first  # (v,)
+    distance = np.abs(across)  # (v,)
     if mode == "clip":
-        centre = np.median(centre, axis=0, keepdims=True)  # (1, 2)
-        across = np.median(across, axis=0, keepdims=True)  # (1, 2)
-        distance = np.median(distance, keepdims=True)  # (1,)
-    # x and y by themselves: NumPy takes several times as long over a last axis of two.
-    x, y = points[..., 0] - centre[:, :1], points[..., 1] - centre[:, 1:]  # (v, 68) each
-    spread = np.sqrt((x**2 + y**2).mean(axis=1))  # (v,)
+        centre, across, distance = _median(centre), _median(across), np.median(distance)[None]
+    z -= centre[:, None]
+    squares = z.view(np.float64)  # (v, 136)
+    spread = np.sqrt(np.einsum("vi,vi->v", squares, squares) / 68)  # (v,)
     if mode == "clip":
-        spread = np.median(spread, keepdims=True)  # (1,)
+        spread = np.median(spread)[None]
     seen = distance > 1e-3 * spread
     scale = np.where(seen, distance, np.where(spread > 0, spread, 1.0))
-    roll = np.where(seen, np.arctan2(across[:, 1], across[:, 0]), 0.0)
-    cos, sin = np.cos(roll)[:, None] / scale[:, None], np.sin(roll)[:, None] / scale[:, None]
-    turned = np.stack([x * cos + y * sin, y * cos - x * sin], axis=2)  # (v, 68, 2)
-    out[valid] = turned.reshape(-1, 136)
+    roll = np.where(seen, np.angle(across), 0.0)
+    z *= (np.exp(-1j * roll) / scale)[:, None]
+    out[valid] = z.view(np.float64)
     return out
+
+
+def _median(z: npt.NDArray[np.complex128]) -> npt.NDArray[np.complex128]:
+    """Return the median of each part of (v,) complex numbers: (1,)."""
+    return np.array([complex(np.median(z.real), np.median(z.imag))])
