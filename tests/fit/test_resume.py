@@ -112,7 +112,7 @@ def test_epochs_that_were_done_are_not_done_again(
 
 
 def test_patience_that_ran_out_before_the_kill_is_not_forgotten(made: Made, tmp_path: Path) -> None:
-    config = apply_overrides(CONFIG, ["epochs=30", "patience=2", "lr=0.05", "ema=0"])
+    config = apply_overrides(CONFIG, ["epochs=30", "patience=2", "lr=0.3", "ema=0"])
     whole = fit(*made, tmp_path / "whole", config)
     last = len(whole.epochs)
     assert last == whole.best_epoch + 2 < 30
