@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import as_completed
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import pebble
 
 from stages.fit.contestants import Contestant
 from stages.fit.frames import ClipFrames, load_frames, save_frames
@@ -154,21 +154,22 @@ def _in_processes(
     done: Callable[[Task], None],
 ) -> None:
     """Spawn, not fork: torch and the loaders' threads do not survive a fork."""
-    with ProcessPoolExecutor(
+    with pebble.ProcessPool(
         min(jobs, len(todo)),
-        mp_context=get_context("spawn"),
+        context=get_context("spawn"),
         initializer=_start_worker,
         initargs=(study.design, study.grouping),
     ) as pool:
-        waiting = [pool.submit(_work, folder, frames, task) for task in todo]
+        waiting = [pool.schedule(_work, args=(folder, frames, task)) for task in todo]
         try:
             for future in as_completed(waiting):
                 done(future.result())
-        except BrokenProcessPool:
+        except pebble.ProcessExpired:
+            pool.stop()
             raise StudyError(
                 f"{folder}: a process that fitted a fold was killed, for want of memory most often",
                 "run the same command again with fewer --jobs; folds that are done are kept",
             ) from None
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            pool.stop()
             raise

@@ -2,9 +2,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import shutil
-import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from scipy import stats
 import store
 from stages.fit import fold_runs as engine
 from stages.fit.compare import ALL
-from stages.fit.contestants import choose_contestants
+from stages.fit.contestants import Contestant, choose_contestants
 from stages.fit.evaluate import Evaluated, evaluate
 from stages.fit.fold_runs import StudyError
 from stages.fit.persons import PersonsError
@@ -249,18 +248,18 @@ def test_clips_that_were_extracted_anew_are_another_study(people: Paths, tmp_pat
     assert {key for key in one if one[key] != two[key]} == {"clips"}
 
 
+class Deadly(Contestant):
+    @property
+    def slug(self) -> str:
+        if multiprocessing.parent_process() is not None:
+            os._exit(9)  # as if the system had killed it
+        return super().slug
+
+
 def test_a_killed_process_is_told_and_its_study_goes_on(people: Paths, tmp_path: Path) -> None:
     study = Study(design(people))
     constant = choose_contestants(["2stcn"], SETTINGS, [])[-1]
-
-    def kill() -> None:
-        while not (children := multiprocessing.active_children()):
-            time.sleep(0.01)
-        children[0].kill()
-
-    killer = threading.Thread(target=kill)
-    killer.start()
+    deadly = Deadly(constant.name, constant.kind, constant.config)
     with pytest.raises(StudyError, match="was killed"):
-        engine.run_folds(study, [constant], tmp_path, 2)
-    killer.join()
-    assert np.isfinite(engine.run_folds(study, [constant], tmp_path)["constant"]).all()
+        engine.run_folds(study, [deadly], tmp_path, 2)
+    assert np.isfinite(engine.run_folds(study, [deadly], tmp_path)["constant"]).all()
