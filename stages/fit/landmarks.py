@@ -51,12 +51,13 @@ def normalise_landmarks(
     centre, across = (first + second) / 2, second - first  # (v,)
     distance = np.abs(across)  # (v,)
     if mode == "clip":
-        centre, across, distance = _median(centre), _median(across), np.median(distance)[None]
+        centre, across = (_middle(v.real) + 1j * _middle(v.imag) for v in (centre, across))
+        distance = _middle(distance)
     z -= centre[:, None]
     squares = z.view(np.float64)  # (v, 136)
     spread = np.sqrt(np.einsum("vi,vi->v", squares, squares) / 68)  # (v,)
     if mode == "clip":
-        spread = np.median(spread)[None]
+        spread = _middle(spread)
     seen = distance > 1e-3 * spread
     scale = np.where(seen, distance, np.where(spread > 0, spread, 1.0))
     roll = np.where(seen, np.angle(across), 0.0)
@@ -65,6 +66,8 @@ def normalise_landmarks(
     return out
 
 
-def _median(z: npt.NDArray[np.complex128]) -> npt.NDArray[np.complex128]:
-    """Return the median of each part of (v,) complex numbers: (1,)."""
-    return np.array([complex(np.median(z.real), np.median(z.imag))])
+def _middle(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the median of (v,) finite values, (1,): NumPy's takes ten times as long for a clip."""
+    ordered, v = np.sort(values), len(values)
+    middle: npt.NDArray[np.float64] = (ordered[(v - 1) // 2 :][:1] + ordered[v // 2 :][:1]) / 2
+    return middle
