@@ -116,7 +116,9 @@ class ClipLoader:
         by_row = sorted(clips, key=attrgetter("start"))
         self.scores = dict(scores or {})
         words = attributes or {}
-        self.attributes = {s.clip: words[s.clip] for s in by_row if s.clip in words}
+        self.attributes = (
+            {s.clip: words[s.clip] for s in by_row if s.clip in words} if words else {}
+        )
         self._names = arrays_of(stream)
         features = [source.dask(name) for name in self._names]
         self.widths = tuple(int(array.shape[1]) for array in features)
