@@ -28,9 +28,10 @@ from store.schema import ClipRecord, ClipRows, Status
 Result = tuple[ClipRecord, ClipRows | None]
 Asking = Generator[Request, Answer, None]
 
-# Aligned faces wait here until it is known which face is the main one; past this many (150 MB) all
-# of them go through the net, which costs time but no memory.
-HELD_CROPS = 4096
+# Aligned faces wait here until it is known which face is the main one. Past this many (77 MB) those
+# of the largest tracklets so far go through the net, until half of the places are free: the main
+# face is among them as a rule, so little is embedded in vain.
+HELD_CROPS = 2048
 _SAMPLED_CROPS = 4  # crops of a tracklet that are embedded to tell who it is
 
 
@@ -145,11 +146,21 @@ class ClipTask:
             if self.recipe.crops:
                 bound(self._reservoirs(self._sequences), self.recipe.crop_size)
             if held > HELD_CROPS:
-                for sequence in self._sequences.values():
-                    yield from sequence.embed()
-                held = 0
+                held -= yield from self._make_room(held)
         for name in ended_by_cut & self._sequences.keys():
             self._sequences[name].tracklet.before_cut = True
+
+    def _make_room(self, held: int) -> Generator[Request, Answer, int]:
+        """Embed crops that wait, those of the largest tracklet first; return how many."""
+        done = 0
+        for sequence in sorted(
+            self._sequences.values(), key=lambda s: s.tracklet.area, reverse=True
+        ):
+            if held - done <= HELD_CROPS // 2:
+                break
+            done += len(sequence.crops)
+            yield from sequence.embed()
+        return done
 
     def _look(self, run: list[Seen]) -> Generator[Request, Answer, int]:
         """Add landmarks and aligned faces of some frames; return how many faces were added."""
