@@ -144,7 +144,11 @@ def export(
         return
     console.result(f"{out}: {done.clips} clips, {done.rows} frames")
     if done.left_out:
-        console.warn(f"{done.left_out} clips without frames are left out: {to} cannot say why")
+        lacking = "frames or landmarks" if to is ExportFormat.CSV else "frames"
+        console.warn(
+            f"{done.left_out} clips are left out, or one of their faces: {to} holds none "
+            f"without {lacking}"
+        )
 
 
 def import_(

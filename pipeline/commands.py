@@ -226,24 +226,33 @@ def digest(
     layer: Annotated[
         str | None, typer.Option(help="Of this layer's rows. [default: of all other arrays]")
     ] = None,
+    arrays: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,...", help="Of these arrays alone, as landmark,timestamp."),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Print a line a clip: its id and the sha256 over its rows of every array, or of a layer.
+    """Print a line a clip: its id and the sha256 over its rows of every array, or of some.
 
     Independent of the order in which clips were written; equal for equal features.
     Example: pipeline store digest features.store
     """
     import store as stores
     from store import layer_writer
+    from store.errors import StoreError
 
+    if layer is not None and arrays is not None:
+        raise StoreError("--layer and --arrays: expected one of them", "Ask twice.")
+    names = None if arrays is None else [name.strip() for name in arrays.split(",")]
     with console.work_progress("reading") as progress:
         found = list(
-            stores.digest(_one_or_several(store), progress)
+            stores.digest(_one_or_several(store), progress, arrays=names)
             if layer is None
             else (line for one in store for line in layer_writer.digest(one, layer))
         )
     if json:
-        console.emit({"store": _told(store), "clips": dict(found)})
+        told = {"store": _told(store), "clips": dict(found)}
+        console.emit(told if names is None else {**told, "arrays": names})
         return
     for clip, sha256 in found:
         console.result(f"{clip} {sha256}")

@@ -19,6 +19,9 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, unquote
 
+import numpy as np
+import numpy.typing as npt
+
 from store import durable, records
 from store.arrays import AnyArray
 from store.errors import FacepipeError, StoreError
@@ -43,13 +46,15 @@ class Track:
 
     ``arrays``: some of the arrays of a store, (n, *tail) each; none for a clip without rows.
     ``record``: as it was exported, None from a file made by another program. ``fps``: frames a
-    second as the file says, for times that it does not say.
+    second as the file says, for times that it does not say. ``frame``: (n,) numbers of the rows'
+    frames, 0 the clip's first, where a file says that some are missing.
     """
 
     track: int
     arrays: Mapping[str, AnyArray]
     record: ClipRecord | None = None
     fps: float | None = None
+    frame: npt.NDArray[np.float64] | None = None
 
 
 @dataclass
@@ -83,9 +88,10 @@ class Sink(Protocol):
 
 @dataclass
 class Exported:
-    """What an export wrote: ``clips`` with ``rows``, and how many ``left_out`` had none to write.
+    """What an export wrote: ``clips`` with ``rows``, and how many it left out, all or in part.
 
-    HDF5 and npz hold clips without rows too, CSV and Parquet cannot.
+    HDF5 and npz hold clips without rows too, CSV and Parquet cannot; CSV holds no face of which
+    there are no landmarks.
     """
 
     clips: int = 0
@@ -141,14 +147,14 @@ def export(
         try:
             sink = made.sink(folder / target.name, header)
             for clip, found in groupby(opened.records(), key=lambda record: record.clip):
-                tracks = [(r, _rows(opened, r)) for r in found]
-                if made.holds_rowless or any(arrays for _, arrays in tracks):
-                    sink.put(clip, tracks)
+                held = list(found)
+                kept = [r for r in held if made.holds(r)]
+                if kept:
+                    sink.put(clip, [(r, _rows(opened, r)) for r in kept])
                     done.clips += 1
-                    done.rows += sum(record.frames for record, _ in tracks)
+                    done.rows += sum(record.frames for record in kept)
                     progress(done.rows, opened.n_rows)
-                else:
-                    done.left_out += 1
+                done.left_out += len(kept) < len(held)
             sink.close()
             (folder / target.name).rename(target)
         finally:

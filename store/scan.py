@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,7 +28,13 @@ class UnreadableError(RuntimeError):
     """Zarr or a codec failed on some rows."""
 
 
-def scan(arrays: Arrays, records: Iterable[ClipRecord], *, check: bool) -> Iterator[Seen]:
+def scan(
+    arrays: Arrays,
+    records: Iterable[ClipRecord],
+    *,
+    check: bool,
+    names: Container[str] | None = None,
+) -> Iterator[Seen]:
     """Yield one ``Seen`` for each record that owns rows.
 
     Parameters
@@ -40,14 +46,17 @@ def scan(arrays: Arrays, records: Iterable[ClipRecord], *, check: bool) -> Itera
     check : bool
         Whether to test the invariants of the rows too, and not only hash them. Rows that cannot be
         read are a problem of their clips either way.
+    names : container of str, optional
+        The arrays that are read and hashed; all when not given.
     """
+    specs = [s for s in arrays.specs.values() if names is None or s.name in names]
     for group in _groups(records):
         try:
-            yield from _scan_group(arrays, group, check)
+            yield from _scan_group(arrays, specs, group, check)
         except UnreadableError:
             for record in group:  # clip by clip, to say which
                 try:
-                    yield from _scan_group(arrays, [record], check)
+                    yield from _scan_group(arrays, specs, [record], check)
                 except UnreadableError as error:
                     yield Seen(record, problems=[str(error)])
 
@@ -67,13 +76,15 @@ def _groups(records: Iterable[ClipRecord]) -> Iterator[list[ClipRecord]]:
         yield group
 
 
-def _scan_group(arrays: Arrays, group: list[ClipRecord], check: bool) -> list[Seen]:
+def _scan_group(
+    arrays: Arrays, specs: Iterable[ArraySpec], group: list[ClipRecord], check: bool
+) -> list[Seen]:
     first, stop = _start(group[0]), _stop(group[-1])
     valid = _read(arrays, "valid", first, stop).astype(np.bool_)
     seen = [Seen(record) for record in group]
     hashers = [clip_rows.RowsHasher(record.frames) for record in group]
     last = [-np.inf for _ in group]  # the timestamp before the block, clip by clip
-    for spec in arrays.specs.values():
+    for spec in specs:
         for hasher in hashers:
             hasher.begin(spec)
         for a in range(first, stop, BLOCK_ROWS):

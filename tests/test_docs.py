@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 import typer
 
+import store
 from pipeline.cli import app
 from tests.fit.fit_clips import make_store, write_labels
+from tests.store import store_clips
 from tests.testing.clips import moving_square
 from tests.testing.command import ENV
 from tests.testing.packs import tiny_pack
@@ -136,6 +138,17 @@ def test_a_model_by_the_how_to_is_listed_and_fitted(home: Path) -> None:
     shell(home, f"{fit} --set train.epochs=1 --set bootstrap=100")
     assert (home / "runs/attentive/model.safetensors").is_file()
     assert "attentive" in (home / "runs/attentive/config.json").read_text()
+
+
+def test_the_how_to_of_hdf5_runs_from_its_first_block_to_its_last(home: Path) -> None:
+    with store.Writer(home / "features.store", store_clips.PROVENANCE) as writer:
+        rows = store_clips.rows(5)
+        writer.append(store_clips.record("day1/clip.mp4", rows), rows)
+    page = ROOT / "docs/how-to/hdf5.md"
+    for language, text in FENCE.findall(page.read_text(encoding="utf-8")):
+        shell(home, text if language in SHELL else f"python -c {shlex.quote(text)}")
+    held = [record.clip for record in store.open(home / "theirs.store").records()]
+    assert held == ["a.mp4", "b.mp4"]
 
 
 def pipeline_lines() -> list[tuple[str, str]]:

@@ -8,9 +8,9 @@ import numpy as np
 
 from pipeline.report.charts import Axis, Chart, Mark, span
 from pipeline.report.facts import Facts
-from stages.fit.frames import ClipFrames
+from stages.fit.frames import ClipFrames, FrameSink
 from stages.fit.pooled_base import PooledModel
-from stages.fit.run_folder import frame_sink, make_loader
+from stages.fit.run_folder import make_loader
 from stages.fit.spans import clip_spans
 from stages.fit.trainer import predict
 
@@ -31,9 +31,7 @@ def told_frames(facts: Facts, clips: Sequence[str]) -> dict[str, ClipFrames]:
     run, spans = facts.run, clip_spans(facts.source)
     wanted = [spans[clip] for clip in dict.fromkeys(clips) if clip in spans]
     if wanted:
-        sink = frame_sink(
-            facts.source, spans, run.config, lambda told: found.update({told.clip: told})
-        )
+        sink = FrameSink(facts.source, spans, lambda told: found.update({told.clip: told}))
         with run.with_features(facts.source) as config:
             loader = make_loader(facts.source, wanted, {}, config)
             predict(network, loader, config.train.batch_size, sink.watch(run.label))

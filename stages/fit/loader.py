@@ -76,7 +76,7 @@ class ClipLoader:
     fps : float, optional
         Common frame rate; left out, frames are taken as they are.
     max_frames : int, optional
-        Longer clips are cut to this many frames around their middle.
+        Longer clips are cut to this many frames around the middle one of those that are valid.
     budget : Budget, optional
         Bytes that may stay in memory; left out, DEFAULT_BUDGET for this loader.
     block_rows : int
@@ -304,7 +304,9 @@ class ClipLoader:
                 x64 = x[clip.valid].astype(np.float64)
                 sums[3 * k] = sums[3 * k] + x64.sum(axis=0)
                 sums[3 * k + 1] = sums[3 * k + 1] + (x64**2).sum(axis=0)
-                sums[3 * k + 2] = sums[3 * k + 2] + ((x64 - x64.mean(axis=0)) ** 2).sum(axis=0)
+                centre = x64.mean(axis=0) if n else 0.0  # a layer may be of none of the frames
+                sums[3 * k + 2] = sums[3 * k + 2] + ((x64 - centre) ** 2).sum(axis=0)
+        count = max(count, 1)
         result = []
         for k in range(2):
             mean = sums[3 * k] / count

@@ -17,7 +17,7 @@ from stages.fit.config import FitConfig, check_options
 from stages.fit.contestants import MEANPOOL
 from stages.fit.dynamics.features import keep_generator
 from stages.fit.fit_parts import Parts, fit_network, fit_pooled
-from stages.fit.frames import ClipFrames
+from stages.fit.frames import ClipFrames, FrameSink
 from stages.fit.labels import Labels, read_labels
 from stages.fit.learner import device_of
 from stages.fit.loader import Budget, ClipLoader
@@ -39,7 +39,6 @@ from stages.fit.run_files import (
 from stages.fit.run_folder import (
     Run,
     check_tells_frames,
-    frame_sink,
     load_run,
     make_loader,
     newest_run,
@@ -211,7 +210,7 @@ def fit_from(
         if config.model in POOLED_MODELS:
             fitted = fit_pooled(given)
         else:
-            frames = None if take is None else frame_sink(source, spans, config, take)
+            frames = None if take is None else FrameSink(source, spans, take)
             fitted = fit_network(given, work, frames, progress, echo)
         rival_score = dict(zip(rival.clips, rival.prediction * label.sd + label.mean, strict=True))
         table["prediction"] = table["clip"].map(fitted.predictions)

@@ -110,17 +110,20 @@ def check_arrays(source: FeatureStore, clips: Iterable[ClipSpan], names: Iterabl
     rows = source.iter_rows(
         ("clip", "details"), where="track = 0 AND valid_frames > 0 AND details LIKE '%\"absent\"%'"
     )
-    lacking = {
-        clip: sorted(missing)
-        for clip, details in rows
-        if clip in chosen and (missing := wanted & set(json.loads(details).get("absent", ())))
+    absent = {
+        clip: set(json.loads(details).get("absent", ())) for clip, details in rows if clip in chosen
     }
+    lacking = {clip: sorted(wanted & names) for clip, names in absent.items() if wanted & names}
     if lacking:
-        clip, names = next(iter(lacking.items()))
+        clip, missing = next(iter(lacking.items()))
+        hint = "Extract these clips from their videos, or leave them out."
+        embedded = not any("embedding" in names for names in absent.values())
+        if embedded and all(names == ["appearance"] for names in lacking.values()):
+            hint = "All clips have embeddings: fit with `--set stream=embedding`."
         raise MissingFeaturesError(
             f"{len(lacking)} of {len(chosen)} clips were imported without an array that the model "
-            f"reads, for example {clip!r} without {' and '.join(names)}",
-            "Extract these clips from their videos, or leave them out.",
+            f"reads, for example {clip!r} without {' and '.join(missing)}",
+            hint,
         )
 
 

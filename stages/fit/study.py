@@ -28,12 +28,12 @@ from stages.fit.fitting import (
     train_network,
 )
 from stages.fit.folds import inner_split
-from stages.fit.frames import ClipFrames
+from stages.fit.frames import ClipFrames, FrameSink
 from stages.fit.grouping import GroupBy, Grouping, find_groups
 from stages.fit.labels import Labels, read_labels
 from stages.fit.loader import Budget, ClipLoader
 from stages.fit.pooled_models import create, words
-from stages.fit.run_folder import frame_sink, make_loader
+from stages.fit.run_folder import make_loader
 from stages.fit.search import find_settings
 from stages.fit.spans import clip_spans
 from stages.fit.targets import Normalise, Target
@@ -261,7 +261,7 @@ class Study:
                 train_clips.release()
                 val_clips.release()
                 model = refit_network(config, options, loader_of(rows), result.best_epoch, seed)
-            frames = None if take is None else frame_sink(self.source, self.spans, config, take)
+            frames = None if take is None else FrameSink(self.source, self.spans, take)
             found = predict_scores(model, [tested], label, config, frames)
             told = predict_classes(model, tested, config)
         clips = [self.clips[k] for k in np.flatnonzero(test)]

@@ -43,8 +43,30 @@ def test_clips_that_lack_what_is_read_are_refused(tmp_path: Path) -> None:
     spans = clip_spans(source)
     check_arrays(source, spans.values(), ["embedding", "landmark"])
     check_arrays(source, [spans["whole"]], ["appearance"])
-    with pytest.raises(MissingFeaturesError, match="1 of 2 clips .* 'half' without appearance"):
+    with pytest.raises(
+        MissingFeaturesError, match="1 of 2 clips .* 'half' without appearance"
+    ) as refused:
         check_arrays(source, spans.values(), ["appearance", "landmark"])
+    assert "--set stream=embedding" in refused.value.hint
+
+
+@pytest.mark.parametrize("absent", [["appearance", "embedding"], ["appearance", "landmark"]])
+def test_what_would_be_refused_too_is_not_advised(tmp_path: Path, absent: list[str]) -> None:
+    path = tmp_path / "a.store"
+    with store.Writer(path, {"pack": {"name": "x", "fingerprint": "y"}, "recipe": {}}) as writer:
+        rows = store.ClipRows.empty(np.arange(4) / 25)
+        rows.valid[:] = True
+        details = {"absent": ["embedding", "appearance", "landmark", "box", "score"]}
+        for name in {"embedding", "landmark"} - set(absent):
+            getattr(rows, name)[:] = 1
+            details["absent"].remove(name)
+        writer.append(
+            store.ClipRecord("a", store.Status.OK, frames=4, valid_frames=4, details=details), rows
+        )
+    source = store.open(path)
+    with pytest.raises(MissingFeaturesError) as refused:
+        check_arrays(source, clip_spans(source).values(), ["appearance", "landmark"])
+    assert "stream" not in refused.value.hint
 
 
 def test_blocks_span_no_more_rows_than_asked_unless_one_clip_does() -> None:

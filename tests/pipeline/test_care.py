@@ -69,6 +69,17 @@ def test_verify_repair(home: Path) -> None:
     assert json.loads(done.stdout)["repaired"] == []
 
 
+def test_forget_after_an_import_leaves_no_name(home: Path) -> None:
+    make(home / "alice.store", "alice.mp4", "bob.mp4")
+    pipeline(home, "store", "export", "alice.store", "--to", "csv", "--out", "alice's")
+    for path in ("alice's/alice.mp4.csv", "alice's"):
+        pipeline(home, "store", "import", path, "--from", "csv", "--store", "b.store")
+    pipeline(home, "store", "forget", "b.store", "alice.mp4", "--yes")
+    assert [clip for clip, _ in digest(home, "b.store")] == ["bob.mp4"]
+    files = [file for file in (home / "b.store").rglob("*") if file.is_file()]
+    assert [file for file in files if b"alice" in file.read_bytes()] == []
+
+
 def test_merge_and_compact(home: Path) -> None:
     make(home / "b.store", "c.mp4")
     done = pipeline(home, "store", "merge", "all.store", "a.store", "b.store", "--json")
@@ -89,6 +100,12 @@ def test_export_and_import(home: Path, form: str) -> None:
     assert json.loads(done.stdout) == {"clips": 2, "frames": 10, "skipped": 0}
     if form != "csv":
         assert digest(home, "b.store") == digest(home, "a.store")
+    names = "landmark,timestamp,score,valid"
+    command = ("store", "digest", "--arrays", names)
+    told = [pipeline(home, *command, f"{x}.store").stdout for x in "ab"]
+    assert told[0] == told[1] and len(told[0].splitlines()) == 2
+    both = pipeline(home, *command, "a.store", "--layer", "x", code=2)
+    assert "--layer and --arrays" in both.stderr
     done = pipeline(home, "store", "export", "a.store", "--to", form, "--out", "out", code=2)
     assert "is there already" in done.stderr
     done = pipeline(home, "store", "import", "no", "--from", form, "--store", "b.store", code=2)

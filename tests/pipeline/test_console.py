@@ -158,6 +158,7 @@ RUNS: list[tuple[tuple[str, ...], list[str]]] = [
     (("store", "verify"), ["features.store"]),
     (("store", "verify"), ["spare.store", "--repair"]),
     (("store", "digest"), ["features.store", "a.store"]),
+    (("store", "digest"), ["features.store", "--arrays", "landmark, timestamp"]),
     (("store", "forget"), ["spare.store", "<b>broken.mp4", "--yes"]),
     (("store", "compact"), ["spare.store"]),
     (("store", "merge"), ["all.store", "features.store", "a.store"]),
