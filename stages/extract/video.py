@@ -51,6 +51,17 @@ class UnreadableClipError(Exception):
     """No frame of this file can be decoded; the message says what was found instead."""
 
 
+def check_regular(path: Path) -> None:
+    """Refuse pipes, devices and folders: reading them may never end.
+
+    Raises
+    ------
+    UnreadableClipError
+    """
+    if not path.is_file():
+        raise UnreadableClipError("not a regular file")
+
+
 class Frame(NamedTuple):
     """One decoded frame: its time in seconds and its upright picture (h, w, 3) uint8 BGR."""
 
@@ -112,8 +123,7 @@ class ClipReader:
         self._failures: list[str] = []
         if not path.exists():
             raise UnreadableClipError("file has vanished")
-        if not path.is_file():
-            raise UnreadableClipError("not a regular file")
+        check_regular(path)
         if path.stat().st_size == 0:
             raise UnreadableClipError("file is empty (0 bytes)")
 
