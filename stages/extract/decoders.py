@@ -155,7 +155,7 @@ class OpenCvDecoder:
 
     def pictures(self, skip: Callable[[int, float], bool]) -> Iterator[Picture]:
         """Yield the frames for which ``skip(index, time)`` is False."""
-        index = 0
+        index, before = 0, -1.0
         while True:
             try:
                 got, image = self._capture.read()
@@ -166,6 +166,10 @@ class OpenCvDecoder:
                 raise DecoderError(first_line(error)) from None
             if not got or image is None:
                 return
+            if time == 0.0 <= before:  # what OpenCV says of a frame without a time
+                time = math.nan
+            else:
+                before = time
             if not skip(index, time):
                 if image.ndim == 2:
                     image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)

@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 
 from stages.extract import contents
+from stages.extract.clock import Clock
 from stages.extract.decoders import (
     Decoder,
     DecoderError,
@@ -117,7 +118,7 @@ class ClipReader:
         self._codec = ""
         self._fps: float | None = None  # the header's
         self._times: list[float] = []
-        self._repaired = 0
+        self._clock = Clock()
         self._rescaled = 0
         self._findings = Findings()
         self._failures: list[str] = []
@@ -187,19 +188,15 @@ class ClipReader:
     def _read(self, decoder: Decoder) -> Iterator[Frame]:
         """Yield a decoder's frames after those that were read before it."""
         info, step, done = self.info, 1.0 / (self._fps or 30.0), len(self._times)
-        last = self._times[-1] if self._times else -math.inf
         # Rebuilt times are not the file's: then the frames are counted off instead.
-        known = last + _SAME_TIME_S if not self._repaired else -math.inf
+        known = self._clock.last + _SAME_TIME_S if not self._clock.repaired else -math.inf
 
         def skip(index: int, time: float) -> bool:
             return time <= known if math.isfinite(time + known) else index < done
 
         try:
-            for time, picture in decoder.pictures(skip):
-                if not time > last:
-                    time = last + step if self._times else 0.0
-                    self._repaired += 1
-                last = time
+            for told, picture in decoder.pictures(skip):
+                time = self._clock(told, step)
                 if len(self._times) == done:
                     info.decoder = " + ".join(filter(None, [info.decoder, decoder.name]))
                 if not self._times:
@@ -261,8 +258,8 @@ class ClipReader:
             notes.append(f"damaged packets skipped: {self._findings.damaged}")
         if self._rescaled:
             notes.append(f"{self._rescaled} frames of another size, scaled to the first one's")
-        if self._repaired:
-            notes.append(f"{self._repaired} timestamps missing or not increasing, rebuilt")
+        if self._clock.repaired:
+            notes.append(f"{self._clock.repaired} timestamps missing or not increasing, rebuilt")
         info.message = "; ".join(notes)
 
     def _why_nothing(self) -> str:
