@@ -142,17 +142,21 @@ class ClipReader:
             self._open = None
 
     def __iter__(self) -> Iterator[Frame]:
-        misnamed = contents.still(self.path)
-        if misnamed or self.path.suffix.lower() in IMAGE_SUFFIXES:
+        still, image_name = contents.still(self.path), self.path.suffix.lower() in IMAGE_SUFFIXES
+        moving = image_name and contents.moves(self.path)
+        if still or (image_name and not moving):
             yield self._still()
-            if misnamed and self.path.suffix.lower() not in IMAGE_SUFFIXES:
-                self.info.message = f"{misnamed} in spite of its name"
+            if still and not image_name:
+                self.info.message = f"{still} in spite of its name"
             return
         for decoder in self._decoders():
             yield from self._read(decoder)
         if not self._times:
             raise UnreadableClipError(self._why_nothing())
         self._conclude()
+        if moving:
+            notes = ["a video in spite of its name", self.info.message]
+            self.info.message = "; ".join(filter(None, notes))
 
     def _still(self) -> Frame:
         # imdecode of bytes, not imread of a name: names that are not valid UTF-8 work too.

@@ -17,7 +17,7 @@ from stages.extract import run as run_module
 from stages.extract.device import Device
 from stages.extract.inputs import Source, find_clips
 from stages.extract.recipe import Recipe, WhichFaces
-from stages.extract.run import Summary, extract, long_ones_first, plan
+from stages.extract.run import Plan, Summary, extract, long_ones_first, plan
 from stages.extract.workers import WorkerSetup, run_clips
 from store import ClipRecord, Status, StoreMismatchError, StoreWriteError
 from tests.testing.clips import moving_square, picture, write_video
@@ -295,6 +295,15 @@ def test_workers_die_with_their_parent(videos: Path, small_pack: Path, tmp_path:
     while any(Path(f"/proc/{pid}").exists() for pid in children) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+
+
+def test_problems_are_counted_by_kind_and_words_stay_whole(tmp_path: Path) -> None:
+    summary = Summary(tmp_path, Plan())
+    for i in (1, 2.5, 30):
+        message = f"ends after {i} of 40 frames (codec h264, an MP4/MOV file)"
+        summary.add(ClipRecord(f"{i}", Status.TRUNCATED, message=message))
+    kind = "truncated: ends after N of N frames (codec h264, an MP4/MOV file)"
+    assert (summary.problems, summary.examples) == ({kind: 3}, {kind: "1"})
 
 
 def test_rows_are_those_of_the_right_clip(done: tuple[Path, Summary]) -> None:

@@ -15,6 +15,7 @@ from tests.testing.av_clips import MARKS, frames, pts_seconds, read, write_av
 
 NAN = float("nan")
 
+
 @pytest.mark.parametrize("start", [0, 5000])
 @pytest.mark.parametrize(
     ("name", "codec", "options"),
