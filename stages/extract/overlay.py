@@ -26,10 +26,7 @@ LINES = ((0, 17), (17, 22), (22, 27), (27, 31), (31, 36), (36, 42), (42, 48), (4
 CLOSED = {36, 42, 48, 60}
 
 _FORMATS = {"": "mp4", ".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
-_QUALITY = {
-    "flags": "+qscale",
-    "global_quality": str(3 * 118),
-}  # of 1 (best) to 31, in FF_QP2LAMBDA
+_QUALITY = {"flags": "+qscale", "global_quality": str(3 * 118)}  # 3 of 1 (best) to 31
 
 
 class OverlayError(FacepipeError, ValueError):
