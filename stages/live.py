@@ -27,7 +27,7 @@ from stages.extract.inputs import InputError
 from stages.extract.layer_run import pack_of
 from stages.extract.live import LiveExtractor, LiveFace, camera
 from stages.extract.nets import Nets, open_nets
-from stages.extract.overlay import draw_face, draw_text, open_writer, thickness
+from stages.extract.overlay import VideoOut, draw_face, draw_text, thickness
 from stages.extract.recipe import Recipe
 from stages.extract.run import provenance
 from stages.extract.sessions import resolve_device
@@ -39,7 +39,6 @@ from store.clip_id import check_clip_id
 from store.schema import ClipRecord, ClipRows, Status
 
 CAMERA_WINDOW_S = 60.0
-CAMERA_FPS = 25.0
 WINDOW = "facepipe"
 _RECENT = 100  # frames whose latency is shown
 # Scoring goes over all rows so far, so that a long clip cannot be scored after every frame: what is
@@ -221,15 +220,15 @@ def live(options: LiveOptions, echo: Callable[[str], None] = lambda line: None) 
     running = RunningScore(run, window_s)
     result = LiveResult(error=run.metrics.get("test", {}).get("rmse"))
     begin = time.perf_counter()
-    with one_thread(), _Output(options.out) as output, contextlib.suppress(KeyboardInterrupt):
-        for frame, fps in _frames(options, nets):
+    with one_thread(), _Output(options) as output, contextlib.suppress(KeyboardInterrupt):
+        for frame in _frames(options, nets):
             started = time.perf_counter()
             face = extractor.look(frame.image)
             score = running.add(frame.timestamp, face)
             result.latency_ms.append((time.perf_counter() - started) * 1000)
             result.frames += 1
             result.valid_frames += face is not None
-            if not output.put(_drawn(frame, face, score, result), fps):
+            if not output.put(_drawn(frame, face, score, result), frame.timestamp):
                 break
     if not result.frames:
         raise InputError(f"{options.source}: no frame was read", "give another --source")
@@ -242,17 +241,14 @@ def live(options: LiveOptions, echo: Callable[[str], None] = lambda line: None) 
     return result
 
 
-def _frames(options: LiveOptions, nets: Nets) -> Iterator[tuple[Frame, float]]:
-    """Yield frames, and how many there are in a second as far as is known."""
+def _frames(options: LiveOptions, nets: Nets) -> Iterator[Frame]:
     if options.camera is not None:
-        for frame in camera(options.camera):
-            yield frame, CAMERA_FPS
+        yield from camera(options.camera)
         return
     path = Path(options.source)
     try:
         with ClipReader(path, _obey(path, nets)) as reader:
-            for frame in reader:
-                yield frame, reader.info.fps or CAMERA_FPS
+            yield from reader
     except UnreadableClipError as error:
         raise InputError(f"{path}: {error}", "give a camera's number, or a video") from None
 
@@ -284,38 +280,36 @@ def _drawn(frame: Frame, face: LiveFace | None, score: float | None, result: Liv
 
 
 class _Output:
-    """A window, or an mp4 that appears when all of it is written."""
+    """A window, or a video that appears when all of it is written."""
 
-    def __init__(self, out: Path | None) -> None:
-        self._out = out
+    def __init__(self, options: LiveOptions) -> None:
+        out = options.out
         if out is None and not _has_screen():
-            self._out = Path("live.mp4")
-        self._partial: Path | None = None
-        self._writer: cv2.VideoWriter | None = None
+            out = Path("live.mp4")
+        source = Path(options.source) if options.camera is None else None
+        self._video = VideoOut(out, source) if out is not None else None
         self.written: Path | None = None
 
     def __enter__(self) -> _Output:
         return self
 
-    def put(self, picture: Image, fps: float) -> bool:
-        """Show or write the next picture; False when the user has seen enough."""
-        if self._out is None:
+    def put(self, picture: Image, time: float) -> bool:
+        """Show or write the next picture, of ``time`` s; False when the user has seen enough."""
+        if self._video is None:
             cv2.imshow(WINDOW, picture)
             return cv2.waitKey(1) & 0xFF not in (ord("q"), 27)
-        if self._writer is None:
-            h, w = picture.shape[:2]
-            self._partial = self._out.with_name(f".{self._out.stem}.{os.getpid()}.partial.mp4")
-            self._writer = open_writer(self._partial, fps, (w, h), self._out)
-        self._writer.write(picture)
+        self._video.write(picture, time)
+        self.written = self._video.out
         return True
 
     def __exit__(self, *_: object) -> None:
-        if self._out is None:
+        if self._video is None:
             cv2.destroyAllWindows()
-        elif self._writer is not None and self._partial is not None:
-            self._writer.release()
-            os.replace(self._partial, self._out)
-            self.written = self._out
+            return
+        try:
+            self._video.finish()
+        finally:
+            self._video.discard()
 
 
 def _has_screen() -> bool:

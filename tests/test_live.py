@@ -16,6 +16,7 @@ from stages.extract.device import Device
 from stages.extract.inputs import InputError
 from stages.extract.live import LiveExtractor, LiveFace
 from stages.extract.nets import Nets, open_nets
+from stages.extract.overlay import OverlayError
 from stages.extract.recipe import Recipe
 from stages.extract.run import ExtractOptions, extract
 from stages.fit.config import FitConfig, apply_overrides
@@ -182,6 +183,13 @@ def test_sources_that_are_none_are_one_clear_error(options: LiveOptions, tmp_pat
         with pytest.raises(InputError, match="none.mp4|text.mp4|camera 97"):
             live(replace(options, source=source, out=tmp_path / "out.mp4", store=None))
     assert [p.name for p in tmp_path.iterdir()] == ["text.mp4"]
+
+
+def test_the_file_that_is_played_is_never_written_over(options: LiveOptions) -> None:
+    before = Path(options.source).read_bytes()
+    with pytest.raises(OverlayError, match="the clip itself"):
+        live(replace(options, out=Path(options.source), store=None))
+    assert Path(options.source).read_bytes() == before
 
 
 def test_the_command_writes_a_video_where_there_is_no_screen(

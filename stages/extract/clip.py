@@ -22,7 +22,14 @@ from stages.extract.recipe import Recipe
 from stages.extract.requests import Answer, Embed, Request
 from stages.extract.tags import tag_is_false
 from stages.extract.tracks import Follower, Seen, Tracklet, join, strangers
-from stages.extract.video import ClipInfo, ClipReader, Frame, Image, UnreadableClipError
+from stages.extract.video import (
+    ClipInfo,
+    ClipReader,
+    Frame,
+    Image,
+    UnreadableClipError,
+    check_regular,
+)
 from store.schema import ClipRecord, ClipRows, Status
 
 Result = tuple[ClipRecord, ClipRows | None]
@@ -101,6 +108,7 @@ class ClipTask:
         """
         try:
             stat = self.path.stat()
+            check_regular(self.path)  # before a byte is read
             identity: dict[str, Any] = {
                 "content_sha256": _sha256(self.path),
                 "size_bytes": stat.st_size,
@@ -108,6 +116,8 @@ class ClipTask:
             }
         except OSError as error:
             return [(ClipRecord(self.clip, Status.UNREADABLE, message=str(error.strerror)), None)]
+        except UnreadableClipError as error:
+            return [(ClipRecord(self.clip, Status.UNREADABLE, message=str(error)), None)]
         try:
             obey = not (yield from tag_is_false(self.path))
             with ClipReader(self.path, obey) as reader:

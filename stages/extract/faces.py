@@ -71,12 +71,6 @@ def align(image: Image, landmark: F32, size: int = CROP) -> Image:
     return np.asarray(cv2.warpAffine(image, matrix, (size, size), borderValue=0), np.uint8)
 
 
-def roll(eyes: npt.NDArray[np.floating]) -> F64:
-    """Angle in radians of the line from the left to the right point of pairs (m, 2, 2)."""
-    step = np.asarray(eyes, np.float64)[:, 1] - eyes[:, 0]
-    return np.asarray(np.arctan2(step[:, 1], step[:, 0]), np.float64)
-
-
 class RecognitionNet:
     """Two vectors of an aligned face from one pass: its embedding and its appearance.
 

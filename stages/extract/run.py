@@ -97,7 +97,7 @@ class Summary:
         self.frames += record.frames
         self.valid_frames += record.valid_frames
         if record.message:
-            kind = re.sub(r"\d+(\.\d+)?", "N", f"{record.status}: {record.message}")
+            kind = re.sub(r"(?<![\w.])\d+(\.\d+)?", "N", f"{record.status}: {record.message}")
             self.problems[kind] += 1
             self.examples.setdefault(kind, record.clip)
 

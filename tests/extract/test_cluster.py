@@ -26,6 +26,7 @@ from stages.extract.workers import Result, WorkerSetup
 from store import ClipRecord, Status
 from tests.testing.runs import mixed_videos, options
 from tests.testing.spoilt import Spoilt
+from tests.testing.stuck import stuck
 
 
 @pytest.fixture(scope="module")
@@ -167,9 +168,8 @@ def test_a_result_that_dies_with_its_worker_is_made_again(
 def test_a_clip_that_hangs_is_cut_off(
     shared: LocalCluster, videos: Path, small_pack: Path, tmp_path: Path
 ) -> None:
-    os.mkfifo(tmp_path / "stuck.mp4")  # a pipe without a writer: reading it never ends
     sources = [Source(f"clip{i}", videos / f"clip{i}.mp4") for i in range(4)]
-    sources.insert(1, Source("stuck.mp4", tmp_path / "stuck.mp4"))
+    sources.insert(1, Source("stuck.mp4", stuck(tmp_path / "stuck.mp4")))
     with Client(shared) as client:
         client.wait_for_workers(2, timeout=30)
         before = set(client.run(os.getpid).values())

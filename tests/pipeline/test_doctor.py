@@ -259,6 +259,8 @@ def test_a_folder_that_cannot_be_written_to(
         ("/my share/a.store", "cifs", "/my share", Level.WARN),
         ("/ssh/a.store", "fuse.sshfs", "/ssh", Level.WARN),
         ("/usb/a.store", "fuseblk", "/usb", Level.OK),
+        ("/host/a.store", "virtiofs", "/host", Level.WARN),
+        ("/box/a.store", "vboxsf", "/box", Level.WARN),
     ],
 )
 def test_file_system(
@@ -269,6 +271,7 @@ def test_file_system(
         "rootfs / rootfs rw 0 0\n/dev/vda / ext4 rw 0 0\nnas:/x /data nfs4 rw 0 0\n"
         "/dev/vdb /data/local xfs rw 0 0\n//nas/y /my\\040share cifs rw 0 0\n"
         "u@h: /ssh fuse.sshfs rw 0 0\n/dev/sdc /usb fuseblk rw 0 0\n"
+        "tag /host virtiofs rw 0 0\nfolder /box vboxsf rw 0 0\n"
     )
     monkeypatch.setattr(disks, "MOUNTS", table)
     monkeypatch.setattr(disks, "existing", lambda path: path.parent)
