@@ -259,8 +259,9 @@ def test_a_decoder_that_fails_in_its_thread_fails_its_clip(tmp_path: Path, nets:
     assert found[sources[1]][0][0].status is Status.OK
 
 
-def test_a_net_that_fails_leaves_no_thread_reading_from_a_closed_clip(
-    tmp_path: Path, nets: Nets, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("where", ["net", "clip"])
+def test_an_error_leaves_no_thread_reading_from_a_closed_clip(
+    where: str, tmp_path: Path, nets: Nets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = moving_square(tmp_path / "a.mp4", frames=60)  # more than are decoded ahead
     decoding: list[int] = []
@@ -271,11 +272,14 @@ def test_a_net_that_fails_leaves_no_thread_reading_from_a_closed_clip(
         close(reader, *error)
 
     def fails(*args: object) -> None:
-        raise RuntimeError("the net is broken")
+        raise RuntimeError("broken")
 
     monkeypatch.setattr(clip_module.ClipReader, "__exit__", closed)
-    monkeypatch.setattr(type(nets.landmark), "__call__", fails)
-    with pytest.raises(RuntimeError, match="the net is broken"):
+    if where == "net":
+        monkeypatch.setattr(type(nets.landmark), "__call__", fails)
+    else:
+        monkeypatch.setattr(clip_module, "align", fails)
+    with pytest.raises(RuntimeError, match="broken"):
         list(Engine(nets, Recipe(), clips=2, threads=True).run([Source("a", path)]))
     gc.collect()  # the traceback held the clip
     assert decoding == [0]
