@@ -193,6 +193,9 @@ def extract(
         console.emit(summary.to_dict())
     else:
         console.extraction(summary)
+    if set(summary.statuses) == {"failed"}:
+        console.warn("every clip of this run failed; once that is mended, --retry-failed goes on")
+        raise typer.Exit(1)
     if summary.plan.changed:
         raise typer.Exit(2)
 

@@ -15,6 +15,7 @@ PackOfRun = Annotated[
     typer.Option("--pack", help="Where the run's pack is. [default: found by its name]"),
 ]
 Workers = Annotated[
-    int | None, typer.Option("--workers", min=1, help="Worker processes. [default: one a core]")
+    int | None,
+    typer.Option("--workers", min=1, help="Worker processes. [default: one a core, or GPU]"),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -82,8 +83,8 @@ class ClipTask:
     path : Path
         The video or still image.
     recipe : Recipe
-    ahead : callable, optional
-        Wraps the iteration over frames, for decoding in a thread.
+    ahead : callable
+        Iterates over frames, maybe in a thread; closed before the file is.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class ClipTask:
         clip: str,
         path: Path,
         recipe: Recipe,
-        ahead: Callable[[Iterable[Frame]], Iterator[Frame]] = iter,
+        ahead: Callable[[Iterable[Frame]], Generator[Frame]],
     ) -> None:
         self.clip, self.path, self.recipe = clip, path, recipe
         self._ahead = ahead
@@ -120,8 +121,8 @@ class ClipTask:
             return [(ClipRecord(self.clip, Status.UNREADABLE, message=str(error)), None)]
         try:
             obey = not (yield from tag_is_false(self.path))
-            with ClipReader(self.path, obey) as reader:
-                yield from self._look_through(self._ahead(reader))
+            with ClipReader(self.path, obey) as reader, closing(self._ahead(reader)) as frames:
+                yield from self._look_through(frames)
         except UnreadableClipError as error:
             record = ClipRecord(self.clip, Status.UNREADABLE, message=str(error), **identity)
             return [(record, None)]

@@ -159,7 +159,10 @@ class _Run:
                 del result
         for source, _ in suspects:
             self._send(source)
-            (future,) = (next(self._done),)
+            future = next(self._done)
+            while future.status == "lost":
+                self._done.add(future)
+                future = next(self._done)
             del self._flying[future.key]
             result, fault = self._outcome(future, source)
             yield from result if result is not None else [(failed(source, fault), None)]

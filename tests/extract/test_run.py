@@ -67,10 +67,11 @@ def test_again_does_only_what_is_new(
     assert sorted(store.digest(tmp_path / "f.store")) == sorted(store.digest(done[0]))
 
 
-def test_one_worker_or_two_give_the_same_digest(
-    done: tuple[Path, Summary], videos: Path, small_pack: Path, tmp_path: Path
+@pytest.mark.parametrize("workers", [1, 4])
+def test_as_many_workers_as_you_like_give_the_digest_of_two(
+    workers: int, done: tuple[Path, Summary], videos: Path, small_pack: Path, tmp_path: Path
 ) -> None:
-    extract(options(videos, tmp_path, small_pack, workers=1))
+    extract(options(videos, tmp_path, small_pack, workers=workers))
     assert dict(store.digest(tmp_path / "f.store")) == dict(store.digest(done[0]))
 
 
@@ -346,6 +347,16 @@ def test_long_clips_go_first_and_a_large_folder_keeps_its_order(tmp_path: Path) 
     assert long_ones_first([*many, giant], 2) == [giant, *many]
     gone = Source("gone", tmp_path / "gone")
     assert long_ones_first([gone, *some], 2)[-3:] == [gone, some[0], some[3]]
+
+
+def test_one_worker_a_core_or_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "available_cores", lambda: 6)
+    monkeypatch.setattr(run_module, "gpus", lambda: ["0", "1", "2"])
+    assert run_module.usual_workers(Device.OPENVINO, None) == 6
+    assert run_module.usual_workers(Device.CUDA, None) == 3
+    assert run_module.usual_workers(Device.TENSORRT, "local") == 1
+    monkeypatch.setattr(run_module, "gpus", list)  # no nvidia-smi to ask
+    assert run_module.usual_workers(Device.CUDA, None) == 1
 
 
 def test_a_pool_that_gives_up_is_replaced(
