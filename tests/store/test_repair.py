@@ -7,6 +7,7 @@ import zarr
 import store
 from stages.extract.inputs import Source
 from stages.extract.run import ExtractOptions, _plan
+from store.errors import StoreDamagedError
 from store.repair import repair
 from tests.store import store_clips as clips
 from tests.store.store_faults import Faults, Killed
@@ -67,6 +68,22 @@ def test_unreadable_shards_and_short_arrays(path):  # noqa: F811
     assert set(report.clips) == {"1", "empty"}
     assert "missing" in report.clips["1"]
     check(path, ["1", "empty"], before)
+
+
+def test_appending_behind_a_missing_shard_is_refused_until_it_is_repaired(path):  # noqa: F811
+    before = dict(store.digest(path))
+    shard(path, number=2).unlink()  # rows 16 to 23, and room for another
+    new = clips.rows(3, seed=30)
+    w = store.Writer(path, clips.PROVENANCE)
+    w.append(clips.record("new", new), new)
+    with pytest.raises(StoreDamagedError, match="rows 16 to 23, which.*got 0") as caught:
+        w.close()
+    assert "--repair" in caught.value.hint
+    assert set(repair(path).clips) == {"2", "empty"}
+    with store.Writer(path, clips.PROVENANCE):
+        pass
+    assert clips.same(store.open(path).clip("new"), clips.stored(new))
+    check(path, ["2", "empty"], {**before, "new": dict(store.digest(path))["new"]})
 
 
 def test_uncommitted_rows_are_cut(path):  # noqa: F811
