@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -19,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, unquote
 
-from store import durable, records
+from store import durable, making, records
 from store.arrays import AnyArray
 from store.errors import FacepipeError, StoreError
 from store.progress import Progress, unheard
@@ -134,25 +132,19 @@ def export(
         )
     header = Header(opened.provenance, opened.feature_dtype)
     done = Exported()
-    with durable.reporting(target, f"exporting to {form}"):
-        parent = target.absolute().parent
-        parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=parent))
-        try:
-            sink = made.sink(folder / target.name, header)
-            for clip, found in groupby(opened.records(), key=lambda record: record.clip):
-                tracks = [(r, _rows(opened, r)) for r in found]
-                if made.holds_rowless or any(arrays for _, arrays in tracks):
-                    sink.put(clip, tracks)
-                    done.clips += 1
-                    done.rows += sum(record.frames for record, _ in tracks)
-                    progress(done.rows, opened.n_rows)
-                else:
-                    done.left_out += 1
-            sink.close()
-            (folder / target.name).rename(target)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+    with durable.reporting(target, f"exporting to {form}"), making.partial_folder(target) as folder:
+        sink = made.sink(folder / target.name, header)
+        for clip, found in groupby(opened.records(), key=lambda record: record.clip):
+            tracks = [(r, _rows(opened, r)) for r in found]
+            if made.holds_rowless or any(arrays for _, arrays in tracks):
+                sink.put(clip, tracks)
+                done.clips += 1
+                done.rows += sum(record.frames for record, _ in tracks)
+                progress(done.rows, opened.n_rows)
+            else:
+                done.left_out += 1
+        sink.close()
+        (folder / target.name).rename(target)
     return done
 
 
