@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -147,10 +148,8 @@ class Shards:
         end = min((first + self.chunks) * self.rows, self.array.shape[0])  # no row counts beyond
         chunks: list[Chunk | None] = [None] * self.chunks
         if (start, stop) != (first * self.rows, end):
-            try:
+            with suppress(FileNotFoundError):  # a new one, if no rows come before
                 chunks = self._chunks(number)
-            except FileNotFoundError:
-                pass  # a new one, if no rows come before
             before = -(-start // self.rows) - first  # chunks that hold any of these
             missing = sum(chunk is None for chunk in chunks[:before])
             if missing:
