@@ -77,16 +77,26 @@ def forget(
     Example: pipeline store forget features.store a.mp4 b.mp4 --yes
     """
     from store.care import forget as run
+    from store.companion import beside
 
     if not yes:
         _confirm(f"Erase {len(clips)} clips from {store} for good?")
     with console.work_progress("copying") as progress:
         rows = run(store, clips, progress)
+    left = [str(folder) for folder in beside(store)]
     if json:
-        console.emit({"clips": list(dict.fromkeys(clips)), "frames": rows})
+        erased = list(dict.fromkeys(clips))
+        console.emit({"clips": erased, "frames": rows, "companions": left})
         return
     console.result(f"{store}: {len(set(clips))} clips ({rows} frames) are erased")
-    console.note("Copies elsewhere (backups, exports, snapshots) are not touched.")
+    for folder in left:
+        console.warn(
+            f"{folder}: was made from this store and may still hold rows of these clips; delete "
+            "it, and make it again if it is needed"
+        )
+    console.note(
+        "Copies elsewhere (backups, exports, snapshots, arrays made with --out) are not touched."
+    )
 
 
 def _confirm(question: str) -> None:

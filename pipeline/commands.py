@@ -217,6 +217,8 @@ def _repair(path: str) -> list[str]:
     ]
     if done.cut_rows:
         lines.append(f"{path}: {done.cut_rows} rows that no clip owns were cut")
+    if done.recounted:
+        lines.append(f"{path}: the number of rows that no clip owns was wrong and is counted anew")
     return lines
 
 

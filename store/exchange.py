@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -22,7 +20,7 @@ from urllib.parse import quote, unquote
 import numpy as np
 import numpy.typing as npt
 
-from store import durable, records
+from store import durable, making, records
 from store.arrays import AnyArray
 from store.errors import FacepipeError, StoreError
 from store.progress import Progress, unheard
@@ -140,25 +138,19 @@ def export(
         )
     header = Header(opened.provenance, opened.feature_dtype)
     done = Exported()
-    with durable.reporting(target, f"exporting to {form}"):
-        parent = target.absolute().parent
-        parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=parent))
-        try:
-            sink = made.sink(folder / target.name, header)
-            for clip, found in groupby(opened.records(), key=lambda record: record.clip):
-                held = list(found)
-                kept = [r for r in held if made.holds(r)]
-                if kept:
-                    sink.put(clip, [(r, _rows(opened, r)) for r in kept])
-                    done.clips += 1
-                    done.rows += sum(record.frames for record in kept)
-                    progress(done.rows, opened.n_rows)
-                done.left_out += len(kept) < len(held)
-            sink.close()
-            (folder / target.name).rename(target)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+    with durable.reporting(target, f"exporting to {form}"), making.partial_folder(target) as folder:
+        sink = made.sink(folder / target.name, header)
+        for clip, found in groupby(opened.records(), key=lambda record: record.clip):
+            held = list(found)
+            kept = [r for r in held if made.holds(r)]
+            if kept:
+                sink.put(clip, [(r, _rows(opened, r)) for r in kept])
+                done.clips += 1
+                done.rows += sum(record.frames for record in kept)
+                progress(done.rows, opened.n_rows)
+            done.left_out += len(kept) < len(held)
+        sink.close()
+        (folder / target.name).rename(target)
     return done
 
 

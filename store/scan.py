@@ -42,7 +42,7 @@ def scan(
     arrays : Arrays
         Opened for reading.
     records : iterable of ClipRecord
-        Ordered by their first row.
+        Ordered by their first row. Those of no rows are passed over.
     check : bool
         Whether to test the invariants of the rows too, and not only hash them. Rows that cannot be
         read are a problem of their clips either way.
@@ -66,6 +66,8 @@ def _groups(records: Iterable[ClipRecord]) -> Iterator[list[ClipRecord]]:
     group: list[ClipRecord] = []
     count = 0
     for record in records:
+        if not record.frames:
+            continue
         joined = group and _stop(group[-1]) == record.start
         if group and (not joined or count + record.frames > BLOCK_ROWS):
             yield group

@@ -27,6 +27,8 @@ from store.recover import check_target, open_for_writing
 from store.remote import local_path
 from store.schema import FEATURE_DTYPES, ClipCrops, ClipRecord, ClipRows, array_specs
 
+_PART_ROWS = 2_048  # 5 MB of all arrays: what one transaction puts into the journal
+
 
 class Writer:
     """Opens or creates a store for writing, as its only writer; a context manager.
@@ -189,17 +191,20 @@ class Writer:
         hashed = (
             None if crops is None else (crops, clip_crops.crops_sha256(crops.frames, crops.images))
         )
+        early = None
+        if stored is not None:
+            size = min(self._layout.flush_rows, _PART_ROWS)
+            early = self._index.put_early(clip_rows.pack(stored, self._specs, size))
         session = self._session
         with self._index.transaction():
             if session is None:
                 session = self._index.add_session(_now(), self._provenance)
             full = with_fields(record, start=None, rows_sha256=digest, session=session)
-            if stored is None:
+            if early is None:
                 self._index.drop_pending(record.clip, record.track)
                 self._index.put_clip(full)
             else:
-                block = self._layout.flush_rows
-                self._index.put_pending(full, clip_rows.pack(stored, self._specs, block), hashed)
+                self._index.put_pending(full, early, hashed)
         self._session = session
         self._count_waiting()
 

@@ -14,6 +14,7 @@ import pytest
 import zarr
 
 import store
+from store.companion import identity, write_companion
 from tests.store import store_clips as clips
 from tests.testing.command import ENV, pipeline
 
@@ -42,9 +43,23 @@ def test_forget_with_yes_and_without(home: Path) -> None:
     done = pipeline(home, "store", "forget", "a.store", "nobody.mp4", "--yes", code=2)
     assert "holds no clip 'nobody.mp4'; nothing was changed" in done.stderr
     assert digest(home, "a.store") == before
+    make(home / "other.store", "c.mp4")  # another store's arrays are none of its business
+    for name, rows in (("a.store", 10), ("other.store", 5)):
+        with store.open(home / name) as opened:
+            created = {**identity(opened)[0], "created": name} if name != "a.store" else None
+            made = write_companion(home / f"{name[0]}.any", opened, "tracks", ["x"], iter(()))
+            assert made.rows == rows
+        if created:  # both were made in one second
+            about = home / "o.any" / "about.json"
+            about.write_text(json.dumps({**made.about, "stores": [created]}))
+    (home / "about.json").write_text("{}")
     done = pipeline(home, "store", "forget", "a.store", "a.mp4", "--yes", "--json")
-    assert json.loads(done.stdout) == {"clips": ["a.mp4"], "frames": 5}
+    beside = [str(home / "a.any")]
+    assert json.loads(done.stdout) == {"clips": ["a.mp4"], "frames": 5, "companions": beside}
     assert digest(home, "a.store") == before[1:]
+    done = pipeline(home, "store", "forget", "a.store", "d/b.mp4", "--yes")
+    assert "a.any: was made from this store and may still hold rows" in done.stderr
+    assert "o.any" not in done.stderr
 
 
 @pytest.mark.parametrize(("answer", "code", "left"), [(b"n\n", 2, 2), (b"y\n", 0, 1)])

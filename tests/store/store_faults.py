@@ -18,12 +18,18 @@ from store.index import Index
 
 POINTS = [
     (durable, "write_file"),
+    (durable, "sync_file"),
+    (durable, "replace"),
     (durable, "rename"),
+    (durable, "overwrite"),
+    (durable, "remove"),
     (durable, "remove_tree"),
     (durable, "sync_folder"),
     (Index, "_commit"),
 ]
-TORN = ("write_file", "remove_tree")  # what can be left half done; the others are done or not
+# What can be left half done; the others are done or not.
+TORN = ("write_file", "overwrite", "remove_tree")
+SYNCS = ("sync_file", "sync_folder")
 
 
 class Killed(BaseException):
@@ -56,13 +62,14 @@ class Faults:
                 self.last = name
             if point == self.at and self.how != "after":
                 if self.how == "torn":
-                    _TEARING[name](*args)
+                    _TEARING.get(name, lambda *_: None)(*args)
                 raise self.error()
+            outer = getattr(self.inside, "name", None)
             self.inside.name = name
             try:
                 result = real(*args)
             finally:
-                self.inside.name = None
+                self.inside.name = outer
             if point == self.at:
                 raise self.error()
             self.watch()
@@ -82,12 +89,22 @@ def _tear_file(path: Path, data: Any) -> None:
     partial.write_bytes(bytes(data)[: len(data) // 2])
 
 
+def _tear_bytes(path: Path) -> None:
+    if path.is_file() and path.stat().st_nlink == 1:
+        with path.open("r+b") as file:
+            file.write(bytes(path.stat().st_size // 2))
+
+
 def _tear_tree(folder: Path) -> None:
     for path in sorted(p for p in folder.rglob("*") if p.is_file())[::2]:
         path.unlink()
 
 
-_TEARING: dict[str, Callable[..., None]] = {"write_file": _tear_file, "remove_tree": _tear_tree}
+_TEARING: dict[str, Callable[..., None]] = {
+    "write_file": _tear_file,
+    "overwrite": _tear_bytes,
+    "remove_tree": _tear_tree,
+}
 
 _ACTS = {
     "os.rename": "rename", "os.remove": "remove", "os.rmdir": "remove", "os.truncate": "write",
