@@ -8,18 +8,26 @@ from typing import Annotated, Any
 import typer
 
 from pipeline import care_commands, console
+from pipeline.group import Group
 from pipeline.options import Json
 
 packs_app = typer.Typer(
-    no_args_is_help=True, help="Model packs: what the clips are looked at with."
+    cls=Group,
+    no_args_is_help=True,
+    help="Model packs: what the clips are looked at with.\n\nExample: pipeline packs install lite",
 )
-store_app = typer.Typer(no_args_is_help=True, help="Feature stores: look into them, care for them.")
+store_app = typer.Typer(
+    cls=Group,
+    no_args_is_help=True,
+    help="Feature stores: look into them, care for them.\n\n"
+    "Example: pipeline store info features.store",
+)
 care_commands.add_to(store_app)
 
 Name = Annotated[str, typer.Argument(help="A pack's name, or its folder.")]
 Stores = Annotated[
     list[str],  # and not Path, which would mangle URLs
-    typer.Argument(metavar="STORE...", help="A feature store, or several read as one; or s3://..."),
+    typer.Argument(metavar="STORE", help="A feature store, or several read as one; or s3://..."),
 ]
 
 

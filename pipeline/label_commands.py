@@ -8,9 +8,14 @@ from typing import Annotated
 import typer
 
 from pipeline import console
+from pipeline.group import Group
 from pipeline.options import Json
 
-labels_app = typer.Typer(no_args_is_help=True, help="Labels: the scores that a model learns.")
+labels_app = typer.Typer(
+    cls=Group,
+    no_args_is_help=True,
+    help="Labels: the scores that a model learns.\n\nExample: pipeline labels from-info videos/",
+)
 SHOWN = 10  # clips that are left out, in full; all are in the file beside the labels
 
 

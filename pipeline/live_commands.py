@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline import console
-from pipeline.options import FittedRun, Json, PackOfRun
+from pipeline.options import DeviceOption, FittedRun, Json, PackOfRun
 from stages.extract.device import Device
 
 
@@ -20,9 +20,7 @@ def live(
         typer.Option(help="Write an mp4. [default: a window; live.mp4 where there is no screen]"),
     ] = None,
     pack: PackOfRun = None,
-    device: Annotated[
-        Device, typer.Option(help="Where the nets run; an error where it is not live.")
-    ] = Device.AUTO,
+    device: DeviceOption = Device.AUTO,
     every: Annotated[
         int | None,
         typer.Option(min=1, help="Detect at least on every so many-th frame. [default: the run's]"),

@@ -32,7 +32,8 @@ from tests.testing.command import ENV
 from tests.testing.reports import MadeRun
 
 HEAVY = ["torch", "sklearn", "scipy", "pandas", "cv2", "zarr", "dask", "onnxruntime", "plotly",
-         "optuna", "bokeh"]  # fmt: skip
+         "optuna", "bokeh", "numpy", "av", "pydantic", "pydantic_core", "rich", "typer.rich_utils",
+         "importlib.metadata", "importlib.resources", "asyncio"]  # fmt: skip
 COMMANDS = {words: command for words, command in walk(get_command(app))}
 LEAVES = {words for words, command in COMMANDS.items() if not hasattr(command, "commands")}
 
@@ -55,8 +56,7 @@ print(json.dumps({"help": told, "modules": sorted(sys.modules)}))
 def helped() -> dict[str, Any]:
     """The help of every command, and what was imported to print it all."""
     done = subprocess.run(
-        [sys.executable, "-c", ALL_HELP], capture_output=True, text=True, check=True,
-        env={**ENV, "COLUMNS": "1000"},
+        [sys.executable, "-c", ALL_HELP], capture_output=True, text=True, check=True, env=ENV,
     )  # fmt: skip
     return dict(json.loads(done.stdout))
 
@@ -88,14 +88,24 @@ def test_help_imports_nothing_heavy(helped: dict[str, Any]) -> None:
 
 def test_every_help_has_an_example_and_all_of_its_text(helped: dict[str, Any]) -> None:
     for words, command in COMMANDS.items():
-        shown = " ".join(helped["help"][" ".join(words)].split())
-        if words in LEAVES:
-            assert re.search(rf"Example: pipeline {' '.join(words)}\b", shown), words
-            assert "--quiet" in shown and "--json" in shown, words
+        shown = "".join(helped["help"][" ".join(words)].split())  # which wraps also at hyphens
+        assert f"Example:pipeline{''.join(words)}" in shown and "--quiet" in shown, words
+        assert words not in LEAVES or "--json" in shown, words
         for param in command.params:
-            text = (getattr(param, "help", None) or "").replace("\\[", "[")
-            assert " ".join(text.split()) in shown, (words, param.name)
+            text = getattr(param, "help", None) or ""
+            assert "".join(text.split()) in shown, (words, param.name)
     assert "[default: one a core]" in helped["help"]["extract"]
+    assert "\n  Example: pipeline extract videos/\n" in helped["help"]["extract"]  # by itself
+
+
+def test_help_names_values_alike(helped: dict[str, Any]) -> None:
+    for words, command in COMMANDS.items():
+        shown = helped["help"][" ".join(words)]
+        assert not re.search(r"<(list|path|str|int|float|file|directory)|--no-|\.\.\.\}", shown), (
+            words
+        )
+        for param in command.params:
+            assert param.metavar is None or param.metavar == param.metavar.upper(), param.name
 
 
 @pytest.fixture(scope="module")
@@ -236,6 +246,7 @@ def test_quiet_leaves_errors_and_results(tmp_path: Path, monkeypatch: pytest.Mon
     for args, env in (
         (("packs", "install", "lite", "--quiet"), {}),
         (("--quiet", "packs", "install", "lite"), {}),
+        (("packs", "--quiet", "install", "lite"), {}),
         (("packs", "install", "lite"), {"PIPELINE_QUIET": "1"}),
     ):
         done = run(*args, **env)
@@ -320,7 +331,7 @@ class Screen(io.StringIO):
 def test_the_bar_begins_anew_with_the_second_training(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = Screen()
     screen = rich.console.Console(file=seen, force_terminal=True, width=100)
-    monkeypatch.setattr(console, "err", screen)
+    monkeypatch.setattr(console, "err", lambda: screen)
     with console.epoch_progress(30) as epoch:
         for _ in range(20):
             epoch({"val_src": 0.5})
@@ -328,6 +339,35 @@ def test_the_bar_begins_anew_with_the_second_training(monkeypatch: pytest.Monkey
             epoch({"of": 9})
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.getvalue())
     assert re.search(r"training again .* 7/9", text.splitlines()[-1] or text)
+
+
+def test_without_a_terminal_a_line_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    console.err.cache_clear()
+
+    def work() -> None:
+        with console.fold_progress() as told:
+            for done in range(1, 21):
+                clock[0] += 10
+                told("2stcn", done, 20)
+            told("again", 1, 20)
+            clock[0] += 40
+            told("again", 2, 20)
+
+    work()
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 7
+    assert said[0] == "2stcn: 3 of 20, 0:00:30 so far, 0:02:50 to go"
+    assert said[-1] == "again: 2 of 20, 0:04:00 so far, 0:06:00 to go"
+    with console.work_progress("copying") as share:  # over soon: nothing is said
+        share(1, 2)
+    console.be_quiet()
+    work()
+    assert capsys.readouterr().err == ""
+    console.err.cache_clear()
 
 
 def test_completion() -> None:
