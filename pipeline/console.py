@@ -265,7 +265,7 @@ def work_progress(name: str) -> Iterator[Callable[[int, int], None]]:
 
 
 @contextmanager
-def fold_progress(first: str = "folds") -> Iterator[Callable[[str, int, int], None]]:
+def fold_progress(first: str = "folds") -> Iterator[Callable[[str, int, int | None], None]]:
     """Show progress while folds are fitted, or other steps; yields the callback for each."""
     with _progress(first) as told:
         yield lambda name, done, total: told(done, total, name)
