@@ -23,6 +23,7 @@ from stages.fit.config import FitConfig, apply_overrides
 from stages.fit.prediction_interval import half_width
 from stages.fit.run import fit, load_run
 from stages.live import LiveOptions, RunningScore, live
+from stages.score import score
 from store.schema import ClipRecord, Status
 from tests.testing import command
 from tests.testing.clips import moving_square, picture, write_video
@@ -74,6 +75,21 @@ def test_the_last_score_is_the_offline_score_of_the_rows_that_are_kept(
     drawn, plain = frames_of(options.out)[9], frames_of(options.source)[9]  # type: ignore[arg-type]
     assert np.abs(drawn.astype(int) - plain).max() > 100
     assert not list(Path(options.out).parent.glob(".*partial*"))  # type: ignore[arg-type]
+
+
+def test_the_score_is_near_that_of_pipeline_score(options: LiveOptions, tmp_path: Path) -> None:
+    """Rows found with a look ahead are others; what that does to a causal model's score is told."""
+    run = load_run(options.run)
+    assert run.config.model_options["causal"] is True
+    result = live(replace(options, out=tmp_path / "seen.mp4", store=None))
+    offline = ExtractOptions(
+        [Path(options.source)], tmp_path / "s", device=options.device, workers=1
+    )
+    scored = score(offline, options.run, tmp_path / "scores.csv", False, options.pack).table
+    assert result.score is not None
+    off = abs(scored["score"].item() - result.score)
+    print(f"score {result.score} live, off by {off} from pipeline score")  # pytest -rP shows it
+    assert off < 0.25 * result.half_width
 
 
 def test_the_interval_is_that_of_the_held_out_errors(options: LiveOptions, tmp_path: Path) -> None:
