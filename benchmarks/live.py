@@ -2,9 +2,10 @@
 
 For every clip: frames/s and latency with everything that the command does (decoding, nets, running
 score, drawing, writing the mp4); the last score against the run's prediction from a store of the
-rows that were scored, which must be the same; and against what `pipeline score` gives the file, whose
-rows were found looking ahead, which need not: with its landmarks and embeddings against theirs. The
-run is named, and whether its model is causal. Ends with one line of JSON; leaves with 1 below the floor or above a ceiling.
+rows that were scored, which must be the same; and against what `pipeline score` gives the file,
+which need not, for its rows are found looking ahead, with landmarks and embeddings against theirs.
+The run is named, and whether its model is causal. Ends with one line of JSON; leaves with 1 below
+the floor or above a ceiling.
 
     python benchmarks/live.py FOLDER --run RUN [--out benchmarks/results/NAME.json]
 """

@@ -194,8 +194,10 @@ def tracks(
     from store.tracks import import_tracks
 
     target = out or Path(store.absolute()).with_suffix(".tracks")
-    with package.open(store) as opened:
-        done = import_tracks(path, opened, target, columns=columns, missing=missing)
+    with package.open(store) as opened, console.work_progress("reading") as progress:
+        done = import_tracks(
+            path, opened, target, columns=columns, missing=missing, progress=progress
+        )
     for line in done.notes:
         console.note(line)
     names = done.companion.columns

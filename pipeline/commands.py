@@ -86,7 +86,8 @@ def verify_pack(name: Name, json: Json = False) -> None:
     """
     from stages.extract import packs
 
-    problems = packs.verify(name)
+    with console.work_progress("checking") as progress:
+        problems = packs.verify(name, progress)
     if json:
         console.emit({"pack": name, "ok": not problems, "problems": problems})
     else:
@@ -248,7 +249,7 @@ def digest(
         found = list(
             stores.digest(_one_or_several(store), progress)
             if layer is None
-            else (line for one in store for line in layer_writer.digest(one, layer))
+            else (line for one in store for line in layer_writer.digest(one, layer, progress))
         )
     if json:
         console.emit({"store": _told(store), "clips": dict(found)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -46,7 +47,8 @@ def from_info(
     """
     from pipeline.automatic_labels import labels_from_info
 
-    written = labels_from_info(videos, out, score)
+    with console.fold_progress() as progress:
+        written = labels_from_info(videos, out, score, partial(progress, "clips"))
     labels = written.labels
     if json:
         console.emit({"score": score, **written.to_dict()})

@@ -93,8 +93,9 @@ class LiveResult:
 
     ``score``: the last one, in label units, None without a face. ``error``, ``half_width``: root
     mean square error of the run's held-out clips, and how far to either side of a score its 95 %
-    prediction interval goes (see prediction_interval.half_width). ``latency_ms``: of every frame, from its picture to its score.
-    ``seconds``: of the whole, decoding, drawing and writing included. ``out``: the mp4, if any.
+    prediction interval goes (see prediction_interval.half_width). ``latency_ms``: of every frame,
+    from its picture to its score. ``seconds``: of the whole, decoding, drawing and writing
+    included. ``out``: the mp4, if any.
     """
 
     frames: int = 0
@@ -108,7 +109,7 @@ class LiveResult:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Low and high end of the last score's 95 % prediction interval; NaN where there is none."""
+        """Ends of the last score's 95 % prediction interval; NaN where there is none."""
         score = math.nan if self.score is None else self.score
         return score - self.half_width, score + self.half_width
 
