@@ -320,12 +320,14 @@ def overlay(
 
     Example: pipeline overlay videos/a.mp4 --store features.store --out annotated.mp4
     """
+    from stages.extract.inputs import clip_id
     from stages.extract.overlay import overlay as draw
 
+    known = name or clip_id(clip.name)
     with interrupted(NOTHING_KEPT), console.work_progress("drawing") as progress:
-        frames = draw(name or clip.name, clip, store, out, progress)
+        frames = draw(known, clip, store, out, progress)
     if json:
-        console.emit({"clip": name or clip.name, "frames": frames, "out": str(out)})
+        console.emit({"clip": known, "frames": frames, "out": str(out)})
         return
     console.result(f"{frames} frames drawn: {out}")
 

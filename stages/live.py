@@ -23,7 +23,7 @@ import numpy as np
 
 import store
 from stages.extract.device import Device, Precision
-from stages.extract.inputs import InputError
+from stages.extract.inputs import InputError, clip_id
 from stages.extract.layer_run import pack_of
 from stages.extract.live import LiveExtractor, LiveFace, camera
 from stages.extract.nets import Nets, open_nets
@@ -347,7 +347,7 @@ def _has_screen() -> bool:
 
 
 def _keep(path: Path, source: str, rows: ClipRows, told: dict[str, Any]) -> None:
-    clip = f"camera{source}" if source.isdecimal() else Path(source).name
+    clip = f"camera{source}" if source.isdecimal() else clip_id(Path(source).name)
     check_clip_id(clip)
     valid = int(rows.valid.sum())
     record = ClipRecord(

@@ -26,6 +26,7 @@ from pipeline.cli import app
 from pipeline.group import walk
 from pipeline.schema_commands import schemas
 from store.errors import FacepipeError
+from tests.fit.openface_clips import write_openface
 from tests.fit.study_clips import make_study
 from tests.testing.clips import moving_square
 from tests.testing.command import ENV
@@ -128,6 +129,7 @@ def home(
     (folder / "new/a.info.json").write_text(json.dumps(info))
     rows = [f"{k + 1},{k / 10}" for k in range(10)]
     (folder / "a.csv").write_text("\n".join(["frame,AU01_r", *rows]) + "\n")
+    write_openface(folder / "openface", clips=4, frames=30)
     before = Path.cwd()
     os.chdir(folder)
     yield folder
@@ -137,6 +139,8 @@ def home(
 SETTINGS = ["epochs=1", "batch_size=8", "bootstrap=100", "refit=false", "model.channels=2",
             "model.levels=1"]  # fmt: skip
 TINY = [part for setting in SETTINGS for part in ("--set", setting)]
+MDR = [part for setting in ("windows=2,4", "components=4", "hidden=8", "epochs=1", "folds=2",
+       "bound=1") for part in ("--set", setting)]  # fmt: skip
 STUDY = ["--folds", "2", "--repeats", "1", "--group", "person", *TINY]
 RUNS: list[tuple[tuple[str, ...], list[str]]] = [
     (("extract",), ["new", "--pack", "pack", "--store", "a.store", "--workers", "1"]),
@@ -149,6 +153,15 @@ RUNS: list[tuple[tuple[str, ...], list[str]]] = [
     (("ablate",), STUDY),
     (("tune",), ["--trials", "1", "--inner", "2", "--group", "person", "--store",
                  "study/features.store", "--labels", "study/labels.csv", *TINY]),
+    (("fit",), ["--config", "tuning/best.json", "--run", "runs/three", *TINY]),
+    (("fit",), ["--model", "mdr", "--store", "study/features.store", "--labels", "study/labels.csv",
+                "--run", "runs/mdr", *MDR]),
+    (("store", "import"), ["openface", "--from", "csv", "--store", "faces.store"]),
+    (("fit",), ["--model", "au", "--store", "faces.store", "--labels", "openface", "--run",
+                "runs/au", "--set", "folds=2", "--set", "bootstrap=100", "--set", "group=folder"]),
+    (("evaluate",), ["--models", "2stcn", "--explain", "--tune", "1", "--inner", "2", "--over",
+                     "lr", "--store", "study/features.store", "--labels", "study/labels.csv",
+                     "--out", "explained", *STUDY, "--folds", "4"]),
     (("models",), []),
     (("licences",), []),
     (("features",), ["--list", "--store", "features.store", "--pack", "pack"]),
@@ -189,6 +202,24 @@ def test_json_of_every_command_is_one_object_as_its_schema_says(
         assert done.stdout.count("\n") == 1, (words, done.stdout)
         conforms(" ".join(words), json.loads(done.stdout))
     assert {words for words, _ in RUNS} == LEAVES - {("demo",), ("explore",)}
+
+
+def test_json_of_a_damaged_store(made: MadeRun, tmp_path: Path) -> None:
+    shutil.copytree(made.store, tmp_path / "bad.store")
+    chunk = max((tmp_path / "bad.store/arrays.zarr/embedding").rglob("*"), key=_size)
+    data = bytearray(chunk.read_bytes())
+    data[len(data) // 3] ^= 255
+    chunk.write_bytes(data)
+    for repair in ([], ["--repair"]):
+        code = 0 if repair else 1
+        done = run("store", "verify", str(tmp_path / "bad.store"), *repair, "--json", code=code)
+        value = json.loads(done.stdout)
+        conforms("store verify", value)
+        assert value["ok"] is bool(repair) and (value["problems"] or value["repaired"])
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 def test_json_of_the_demo(home: Path) -> None:

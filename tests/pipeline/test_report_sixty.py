@@ -34,7 +34,7 @@ def filmed(folder: Path) -> Path:
     rng = np.random.default_rng(0)
     rows = []
     for k in range(CLIPS):
-        ground = cv2.resize(rng.integers(0, 70, (30, 40, 3)).astype(np.float32), (320, 240))
+        ground = cv2.resize(rng.integers(0, 80, (60, 80, 3)).astype(np.float32), (320, 240))
         reach = float(rng.uniform(2, 30))
         pictures = []
         for x in 150 + reach * np.sin(np.arange(FRAMES)):
