@@ -140,13 +140,13 @@ def test_overlay_and_live_of_every_clip(home: Path, fitted: dict[str, Any]) -> N
         assert live(replace(run, source=str(path))).frames == 3
     kept = [record.clip for record in store.open(home / "kept").records()]
     assert len(kept) == len(flat) and all(clip.isprintable() for clip in kept)
-    for path in (home / "videos").glob("*.mp4"):
-        if "\n" in path.name or "\x1b" in path.name or "\udcff" in path.name:
-            done = pipeline(home, "overlay", str(path))  # finds the clip by the file's own name
-            quiet(done.stdout + done.stderr)
-            done = pipeline(home, "live", "--source", str(path), "--run", "run", "--pack", "pack",
-                            "--out", "l.mp4")  # fmt: skip
-            quiet(done.stdout + done.stderr)
+    (odd,) = (home / "videos").glob("two\n*.mp4")
+    for args in (
+        ["overlay", str(odd)],  # which finds the clip by the file's own name
+        ["live", "--source", str(odd), "--run", "run", "--pack", "pack", "--out", "l.mp4"],
+    ):
+        done = pipeline(home, *args)
+        quiet(done.stdout + done.stderr)
 
 
 def test_evaluation_and_its_report(home: Path) -> None:
