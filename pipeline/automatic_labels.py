@@ -20,6 +20,7 @@ from stages.fit.automatic import AutomaticLabels, automatic_labels, choose_score
 from stages.fit.labels import LabelError
 from stages.fit.video_info import SUFFIX, InfoError, VideoInfo, info_path, read_info
 from store.printable import printable
+from store.progress import Progress, unheard
 from store.tables import write_csv
 
 
@@ -43,7 +44,9 @@ class Written:
         }
 
 
-def labels_from_info(videos: Sequence[Path], out: Path, score: str) -> Written:
+def labels_from_info(
+    videos: Sequence[Path], out: Path, score: str, progress: Progress = unheard
+) -> Written:
     """Score the clips below some folders by their .info.json and write a file of labels.
 
     Parameters
@@ -55,6 +58,8 @@ def labels_from_info(videos: Sequence[Path], out: Path, score: str) -> Written:
         with file and reason. Replaced if it is such a file, never if it is another.
     score : str
         A name or a formula, see automatic.choose_score.
+    progress : callable
+        Told how many clips' files are read, of how many.
 
     Raises
     ------
@@ -65,7 +70,7 @@ def labels_from_info(videos: Sequence[Path], out: Path, score: str) -> Written:
     chosen = choose_score(score)
     _check_ours(out)
     sources = find_clips(videos)
-    infos, without = _read(sources, time.time())
+    infos, without = _read(sources, time.time(), progress)
     without += [(name, "has no clip beside it") for name in _alone(videos, sources)]
     made = automatic_labels([(source.clip, info) for source, info in infos], chosen)
     without += made.left_out
@@ -86,13 +91,14 @@ def labels_from_info(videos: Sequence[Path], out: Path, score: str) -> Written:
 
 
 def _read(
-    sources: Sequence[Source], now: float
+    sources: Sequence[Source], now: float, progress: Progress
 ) -> tuple[list[tuple[Source, VideoInfo]], list[tuple[str, str]]]:
     """Read the file beside each clip; videos first, so that of two forms of one the video stays."""
     infos: list[tuple[Source, VideoInfo]] = []
     without: list[tuple[str, str]] = []
     moving = {s.path.with_suffix("") for s in sources if not _is_still(s)}
-    for source in sorted(sources, key=lambda s: (_is_still(s), s)):
+    for done, source in enumerate(sorted(sources, key=lambda s: (_is_still(s), s))):
+        progress(done, len(sources))
         if _is_still(source) and source.path.with_suffix("") in moving:
             without.append((source.clip, "is a still beside the video of that name"))
             continue

@@ -67,7 +67,7 @@ def compact(store: OneStore, json: Json = False) -> None:
 
 def forget(
     store: OneStore,
-    clips: Annotated[list[str], typer.Argument(metavar="CLIP...", help="Clip ids.")],
+    clips: Annotated[list[str], typer.Argument(metavar="CLIP", help="Clip ids.")],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     json: Json = False,
 ) -> None:
@@ -112,7 +112,7 @@ def _confirm(question: str) -> None:
 def merge(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The new store.")],
     stores: Annotated[
-        list[Path], typer.Argument(metavar="STORE...", help="Stores of one pack and recipe.")
+        list[Path], typer.Argument(metavar="STORE", help="Stores of one pack and recipe.")
     ],
     json: Json = False,
 ) -> None:
@@ -133,7 +133,7 @@ def merge(
 def export(
     stores: Annotated[
         list[str],  # and not Path, which would mangle URLs
-        typer.Argument(metavar="STORE...", help="A feature store, or several read as one."),
+        typer.Argument(metavar="STORE", help="A feature store, or several read as one."),
     ],
     to: Annotated[ExportFormat, typer.Option("--to", help="The format.")],
     out: Annotated[Path, typer.Option("--out", help="New file; for npz and csv, new folder.")],
@@ -208,8 +208,10 @@ def tracks(
     from store.tracks import import_tracks
 
     target = out or Path(store.absolute()).with_suffix(".tracks")
-    with package.open(store) as opened:
-        done = import_tracks(path, opened, target, columns=columns, missing=missing)
+    with package.open(store) as opened, console.work_progress("reading") as progress:
+        done = import_tracks(
+            path, opened, target, columns=columns, missing=missing, progress=progress
+        )
     for line in done.notes:
         console.note(line)
     names = done.companion.columns

@@ -8,18 +8,26 @@ from typing import Annotated, Any
 import typer
 
 from pipeline import care_commands, console
+from pipeline.group import Group
 from pipeline.options import Json
 
 packs_app = typer.Typer(
-    no_args_is_help=True, help="Model packs: what the clips are looked at with."
+    cls=Group,
+    no_args_is_help=True,
+    help="Model packs: what the clips are looked at with.\n\nExample: pipeline packs install lite",
 )
-store_app = typer.Typer(no_args_is_help=True, help="Feature stores: look into them, care for them.")
+store_app = typer.Typer(
+    cls=Group,
+    no_args_is_help=True,
+    help="Feature stores: look into them, care for them.\n\n"
+    "Example: pipeline store info features.store",
+)
 care_commands.add_to(store_app)
 
 Name = Annotated[str, typer.Argument(help="A pack's name, or its folder.")]
 Stores = Annotated[
     list[str],  # and not Path, which would mangle URLs
-    typer.Argument(metavar="STORE...", help="A feature store, or several read as one; or s3://..."),
+    typer.Argument(metavar="STORE", help="A feature store, or several read as one; or s3://..."),
 ]
 
 
@@ -78,7 +86,8 @@ def verify_pack(name: Name, json: Json = False) -> None:
     """
     from stages.extract import packs
 
-    problems = packs.verify(name)
+    with console.work_progress("checking") as progress:
+        problems = packs.verify(name, progress)
     if json:
         console.emit({"pack": name, "ok": not problems, "problems": problems})
     else:
@@ -250,7 +259,7 @@ def digest(
         found = list(
             stores.digest(_one_or_several(store), progress, arrays=names)
             if layer is None
-            else (line for one in store for line in layer_writer.digest(one, layer))
+            else (line for one in store for line in layer_writer.digest(one, layer, progress))
         )
     if json:
         told = {"store": _told(store), "clips": dict(found)}

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pipeline import console
+from pipeline.group import Group
 from pipeline.options import Json
 
-labels_app = typer.Typer(no_args_is_help=True, help="Labels: the scores that a model learns.")
+labels_app = typer.Typer(
+    cls=Group,
+    no_args_is_help=True,
+    help="Labels: the scores that a model learns.\n\nExample: pipeline labels from-info videos/",
+)
 SHOWN = 10  # clips that are left out, in full; all are in the file beside the labels
 
 
@@ -41,7 +47,8 @@ def from_info(
     """
     from pipeline.automatic_labels import labels_from_info
 
-    written = labels_from_info(videos, out, score)
+    with console.fold_progress() as progress:
+        written = labels_from_info(videos, out, score, partial(progress, "clips"))
     labels = written.labels
     if json:
         console.emit({"score": score, **written.to_dict()})

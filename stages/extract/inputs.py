@@ -111,7 +111,7 @@ def _under(root: Path) -> Iterator[tuple[str, Path]]:
                 f"{root}: not a video or image by its name",
                 "looked for " + " ".join(sorted(VIDEO_SUFFIXES | IMAGE_SUFFIXES)),
             )
-        yield _clip_id(root.name), root
+        yield clip_id(root.name), root
         return
     if not root.is_dir():
         raise InputError(f"{root}: no such file or folder", "give a folder of videos, or files")
@@ -131,7 +131,7 @@ def _under(root: Path) -> Iterator[tuple[str, Path]]:
         below = "" if here == root else f"{here.relative_to(root).as_posix()}/"
         for name in names:
             if _is_clip(name):
-                yield _clip_id(below + name), here / name
+                yield clip_id(below + name), here / name
 
 
 def _leads_back(folder: Path, root: Path) -> bool:
@@ -147,8 +147,8 @@ def _is_clip(name: str) -> bool:
     return not name.startswith(".") and suffix in _SUFFIXES
 
 
-def _clip_id(name: str) -> str:
-    """Return the id of a file: its name where that may be one, else with ``%XX`` in it."""
+def clip_id(name: str) -> str:
+    """Return the id of a file by its name or path below a folder: that, with ``%XX`` if need be."""
     clip = printable(name)
     if "\\" in clip or clip[1:2] == ":":  # a separator, a drive letter on other systems
         try:
