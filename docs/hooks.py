@@ -100,8 +100,8 @@ def schemas() -> str:
         "# JSON of each command",
         "",
         "What `--json` prints, as one object on one line: its keys, a dot between a key and those",
-        "within it, `[]` where there is a list of them, `*` for any name. `pipeline schema COMMAND`",
-        "prints the JSON schema itself (draft 2020-12). Keys in **bold** are always there.",
+        "within it, `[]` where there is a list of them, `*` for any name. Keys in **bold** are",
+        "always there. `pipeline schema COMMAND` prints the JSON schema itself (draft 2020-12).",
         "[The command line](../console.md#json) says what a later version may change.",
     ]
     for command, told in schema_commands.schemas().items():

@@ -45,8 +45,8 @@ _IN_WORDS = {
     "zlib/libpng": "Zlib",
 }
 
-# What is in these licences' texts and in no other's. A text of the GNU family says which version and
-# not whether later ones may be chosen: the notice in a package's own files does.
+# What is in these licences' texts and in no other's. A text of the GNU family says which version,
+# and not whether later ones may be chosen: the notice in a package's own files does.
 _BSD = "Redistributions in binary form must reproduce the above copyright"
 _TEXTS = (
     ("Apache-2.0", re.compile("Apache License,? Version 2.0, January 2004")),

@@ -100,6 +100,8 @@ def test_the_citation_is_of_this_version() -> None:
     assert (cited["title"], cited["version"], cited["license"]) == (
         PROJECT["name"], PROJECT["version"], PROJECT["license"],
     )  # fmt: skip
+    released = f"## [{PROJECT['version']}] - {cited['date-released']}"
+    assert released in (ROOT / "CHANGELOG.md").read_text().splitlines()
     titles = [paper["title"] for paper in cited["references"]]
     readme = " ".join((ROOT / "README.md").read_text().split())
     assert all(title in readme for title in titles)
