@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,10 @@ class TableError(StoreError):
     """A file that is no such table; names it, what was expected and what was found."""
 
 
-def read_table(file: Path) -> pd.DataFrame:
+def read_table(file: Path, names: Sequence[str] | None = None) -> pd.DataFrame:
     """Read a CSV file as text; OpenFace writes blanks after its commas. Empty cells are "".
+
+    ``names``: of the columns of a file whose first line is data.
 
     Raises
     ------
@@ -30,7 +33,12 @@ def read_table(file: Path) -> pd.DataFrame:
 
     try:
         table = pd.read_csv(
-            file, skipinitialspace=True, dtype=str, keep_default_na=False, encoding="utf-8-sig"
+            file,
+            names=names,
+            skipinitialspace=True,
+            dtype=str,
+            keep_default_na=False,
+            encoding="utf-8-sig",
         )
     except (ValueError, OSError) as error:  # pandas' parser errors are ValueErrors
         text = " ".join(str(error).split())

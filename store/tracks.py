@@ -1,8 +1,8 @@
 """Label tracks of others: a number a frame and label, read from CSV files into an array.
 
 OpenFace's output is one file a clip with the columns frame, success, AU01_r, AU02_r, ... BP4D and
-DISFA come as one file a clip and action unit, ``F001_T1_AU12.csv``, with lines ``frame,intensity``
-and no header.
+DISFA come as one file a clip and action unit, ``AU12/F001_T1_AU12_int.csv`` and
+``SN001/SN001_au12.txt``, with lines ``frame,intensity`` and no header.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from store.schema import Status
 KIND = "tracks"
 SUFFIXES = (".csv", ".txt")
 INTENSITIES = "AU*_r"
-_SINGLE = re.compile(r"(?P<clip>.+?)[_-]?au_?0*(?P<unit>\d+)", re.IGNORECASE)
+_SINGLE = re.compile(r"(?P<clip>.+?)[_-]?au_?0*(?P<unit>\d+)([_-]int)?", re.IGNORECASE)
+_LEAST_PART = 4  # letters and digits of a name that may stand within a clip's
 Track = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
 
 
@@ -64,7 +65,8 @@ def import_tracks(
     ----------
     path : Path
         A file, or a folder of them. A file belongs to the clip whose id it bears, with or without
-        the clip's extension, with ``_`` for ``/``, or without folders where that is unambiguous.
+        the clip's extension, with ``_`` for ``/``, or without folders where that is unambiguous;
+        else to the only clip whose name has the file's in it (SN001: LeftVideoSN001_comp.avi).
     source : Store or Stores
     folder : Path
         Of the array, see companion.py.
@@ -157,12 +159,10 @@ def _read(file: Path, root: Path, columns: str) -> tuple[str, dict[str, Track]]:
     table = read_table(file)
     single = _SINGLE.fullmatch(stem)
     if single and len(table.columns) == 2 and _is_number(table.columns[0]):
-        first = [float(name) for name in table.columns]
         name = f"AU{int(single['unit']):02d}"
-        table.columns = ["frame", name]
-        frame = np.r_[first[0], numbers(file, table, "frame")]
-        value = np.r_[first[1], numbers(file, table, name)]
-        return single["clip"], {name: (_from_zero(file, frame), value)}
+        table = read_table(file, ("frame", name))  # again: its first line is no header
+        frame = _from_zero(file, numbers(file, table, "frame"))
+        return single["clip"], {name: (frame, numbers(file, table, name))}
     names = [name for name in table.columns if fnmatchcase(name, columns)]
     if not names:
         raise TableError(
@@ -206,11 +206,16 @@ def _match(name: str, clips: dict[str, _Rows]) -> str | None:
         return name
 
     without = {clip: str(PurePosixPath(clip).with_suffix("")) for clip in clips}
-    bare = "/" not in name  # as OpenFace names its files, wherever the video lay
+    base = PurePosixPath(name).name  # DISFA has a folder a clip, BP4D one a unit
+    bare = base == name  # as OpenFace names its files, wherever the video lay
+    part = re.compile(rf"(?<!\d){re.escape(base)}(?!\d)")
+    long = len(base) >= _LEAST_PART and any(c.isdigit() for c in base)
     for candidates in (
         [clip for clip in clips if without[clip] == name],
         [clip for clip in clips if _plain(name) in (_plain(clip), _plain(without[clip]))],
+        [clip for clip in clips if _plain(base) in (_plain(clip), _plain(without[clip]))],
         [clip for clip in clips if bare and PurePosixPath(without[clip]).name == name],
+        [clip for clip in clips if long and part.search(PurePosixPath(without[clip]).name)],
     ):
         if candidates:
             return candidates[0] if len(candidates) == 1 else None

@@ -99,7 +99,9 @@ def test_classes_are_those_of_the_training_clips(pictures: tuple[Path, Path]) ->
     with pytest.raises(TaskError, match="1 class"):
         HMTNet.settle({"tasks": ["hand"]}, loader.attributes)
     loader = make_loader(source, spans[5:], {}, config, attributes=words)
-    assert HMTNet.settle({"tasks": None}, loader.attributes)["tasks"] == {"hand": ["l", "r", "x"]}
+    for named in (None, "hand", ["hand"]):
+        found = HMTNet.settle({"tasks": named}, loader.attributes)["tasks"]
+        assert found == {"hand": ["l", "r", "x"]}
 
 
 def test_logits_may_be_negative() -> None:

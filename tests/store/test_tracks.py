@@ -69,6 +69,36 @@ def test_a_file_for_each_unit(path: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(rows[:3], [[0, 3], [1, np.nan], [2, 4]])
 
 
+def test_a_first_line_of_equal_cells_is_data(path: Path, tmp_path: Path) -> None:
+    """pandas would name the columns 1 and 1.1."""
+    for name, text in (("a_one_AU1.csv", "1,1\n2,3\n"), ("a_two_AU1.csv", "0,0\n1,2\n")):
+        (tmp_path / "csv").mkdir(exist_ok=True)
+        (tmp_path / "csv" / name).write_text(text)
+    with store.open(path) as opened:
+        import_tracks(tmp_path / "csv", opened, tmp_path / "tracks")
+    assert _read(path, tmp_path / "tracks", "a/one.mp4")[:2].tolist() == [[1], [3]]
+    assert _read(path, tmp_path / "tracks", "a/two.mp4")[:2].tolist() == [[0], [2]]
+
+
+def test_trees_as_disfa_and_bp4d_have_them(tmp_path: Path) -> None:
+    path = tmp_path / "features.store"
+    clips = ("LeftVideoSN001_comp.avi", "LeftVideoSN010_comp.avi", "F001/T1.mp4")
+    _append(path, *clips)
+    for name, value in (
+        ("SN001/SN001_au1.txt", 1),
+        ("SN010/SN010_au1.txt", 2),
+        ("AU01/F001_T1_AU01_int.csv", 3),
+    ):
+        file = tmp_path / "labels" / name
+        file.parent.mkdir(parents=True)
+        file.write_text(f"1,{value}\n2,{value}\n")
+    with store.open(path) as opened:
+        done = import_tracks(tmp_path / "labels", opened, tmp_path / "tracks")
+    assert (done.clips, done.notes) == (3, [])
+    for value, clip in enumerate(clips, start=1):
+        assert _read(path, tmp_path / "tracks", clip)[0].tolist() == [value]
+
+
 def test_a_name_that_two_clips_bear_is_nobodys(path: Path, tmp_path: Path) -> None:
     (tmp_path / "two.csv").write_text("AU01_r\n1\n")
     with store.open(path) as opened, pytest.raises(TableError, match="none of its 1 files"):

@@ -97,8 +97,13 @@ class Share:
         return {k: None if math.isnan(v) else v for k, v in vars(self).items()}
 
 
-def clustered(values: FloatArray, group: Sequence[str], samples: int, seed: int) -> Share:
-    """Mean of values (n,), one a clip, and its interval, see bootstrap.interval; NaN left out."""
+def clustered(
+    values: FloatArray, group: Sequence[str], samples: int, seed: int, least: float = 0.0
+) -> Share:
+    """Mean of values (n,), one a clip, and its interval, see bootstrap.interval; NaN left out.
+
+    ``least``: the smallest value that there is; the largest is 1.
+    """
     known = np.isfinite(values)
     if not known.any():
         return Share(math.nan, math.nan, math.nan)
@@ -108,7 +113,8 @@ def clustered(values: FloatArray, group: Sequence[str], samples: int, seed: int)
         [weights @ x / weights.sum(axis=1) for weights in draw_weights(code, samples, seed)]
     )
     mean = float(x.mean())
-    return Share(mean, *interval("difference", mean, drawn, int(code.max()) + 1))
+    low, high = interval("difference", mean, drawn, int(code.max()) + 1)
+    return Share(mean, max(low, least), min(high, 1.0))
 
 
 @dataclass(frozen=True)
@@ -147,7 +153,10 @@ def scale_results(
     return [
         ScaleResult(
             window,
-            **{name: clustered(v[:, k], group, samples, seed) for name, v in columns.items()},
+            **{
+                name: clustered(v[:, k], group, samples, seed, -1.0 if name == "gain" else 0.0)
+                for name, v in columns.items()
+            },
         )
         for k, window in enumerate(windows)
     ]

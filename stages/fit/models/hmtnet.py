@@ -85,7 +85,7 @@ class HMTNet(FrameModel):
         ``features``: the store's frozen features (the setting ``stream``). Otherwise a network that
         reads the store's crops: ``vgg-m`` (the published shape), ``resnet18``, ``resnext50``,
         ``mobilenet`` (these of torchvision).
-    tasks : list of str, or dict of list of str, optional
+    tasks : list of str or names with commas between, or dict of list of str, optional
         Columns of the labels that name classes, from the easiest to the hardest: the first half of
         them leaves early, the second half in the middle. None: every column of words. A dict gives
         the classes too; the training part's are put in its place.
@@ -116,7 +116,7 @@ class HMTNet(FrameModel):
     def __init__(
         self,
         backbone: str = FEATURES,
-        tasks: dict[str, list[str]] | list[str] | None = None,
+        tasks: dict[str, list[str]] | list[str] | str | None = None,
         aggregate: str = "average",
         score_weight: float = 2.0,
         class_weight: float = 1.0,
@@ -186,6 +186,8 @@ class HMTNet(FrameModel):
     def settle(cls, options: Mapping[str, Any], attributes: labelled.Attributes) -> dict[str, Any]:
         """Put the classes of the training clips in place of the tasks' names."""
         named = options["tasks"]
+        if isinstance(named, str):  # gender,race, as the command line has lists
+            named = [part.strip() for part in named.split(",") if part.strip()]
         found = labelled.find_tasks(attributes, None if named is None else list(named))
         return {**options, "tasks": found}
 

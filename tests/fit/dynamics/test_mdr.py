@@ -174,6 +174,7 @@ def test_clustered_interval_draws_persons() -> None:
     assert found.value == pytest.approx(0.65)
     alone = clustered(values, list("abcde"), 500, 0)
     assert found.high - found.low > alone.high - alone.low
+    assert clustered(np.array([1.0, 1.0, 0.9]), list("abc"), 500, 0).high == 1.0  # a share
 
 
 # -- as a third stream -----------------------------------------------------------------------------
