@@ -112,6 +112,8 @@ def test_no_difference_is_taken_across_a_gap() -> None:
     # 0-1, 1-2 and 20-21: not through the frame without a face, not over 4-20, not within one time.
     np.testing.assert_array_equal(velocity[:, 0], [1, 1, 1])
     assert acceleration.tolist() == [[0]]
+    t[7] += 1e-4  # as stage one stores the second frame of one time
+    np.testing.assert_array_equal(derivatives(x, np.ones(9, bool), t)[0].max(), 97)
     still = derivatives(x[:1], valid[:1], t[:1])
     assert [part.shape for part in still] == [(0, 1), (0, 1)]
 
