@@ -45,22 +45,24 @@ class Faults:
     def __init__(self, patch: pytest.MonkeyPatch, error: Callable[[], BaseException] = Killed):
         self.names: list[str] = []
         self.last = ""  # the point that was stopped at
-        self.at: int | None = None
+        self.at: int | tuple[str, int] | None = None
         self.how = "before"
         self.error = error
         self.watch: Callable[[], None] = lambda: None
         self.inside = threading.local()
+        self.counting = threading.Lock()
         for owner, name in POINTS:
             patch.setattr(owner, name, self._wrapped(name, getattr(owner, name)))
 
     def _wrapped(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def wrapper(*args: Any) -> Any:
-            point = len(self.names)
-            self.names.append(name)
+            with self.counting:
+                here = self.at in (len(self.names), (name, self.names.count(name)))
+                self.names.append(name)
             self.watch()
-            if point == self.at:
+            if here:
                 self.last = name
-            if point == self.at and self.how != "after":
+            if here and self.how != "after":
                 if self.how == "torn":
                     _TEARING.get(name, lambda *_: None)(*args)
                 raise self.error()
@@ -70,17 +72,28 @@ class Faults:
                 result = real(*args)
             finally:
                 self.inside.name = outer
-            if point == self.at:
+            if here:
                 raise self.error()
             self.watch()
             return result
 
         return wrapper
 
-    def arm(self, at: int | None, after: bool = False, torn: bool = False) -> None:
-        """Stop at the at-th point from now: before, halfway through or after it."""
+    def arm(
+        self, at: int | tuple[str, int] | None, after: bool = False, torn: bool = False
+    ) -> None:
+        """Stop at the at-th point from now: before, halfway through or after it.
+
+        ``at`` counts all points, or (name, those of one name): where threads work side by side,
+        the points of different names come in any order.
+        """
         self.names.clear()
         self.at, self.how = at, "torn" if torn else "after" if after else "before"
+
+
+def nth(names: list[str], index: int) -> tuple[str, int]:
+    """Return one of the points that were passed as `Faults.arm` takes it."""
+    return names[index], names[:index].count(names[index])
 
 
 def _tear_file(path: Path, data: Any) -> None:

@@ -13,7 +13,17 @@ from store import durable
 from store.index import Index
 from store.layout import Layout
 from tests.store import store_clips as clips
-from tests.store.store_faults import POINTS, SYNCS, TORN, Faults, Killed, kill, read_all, strays
+from tests.store.store_faults import (
+    POINTS,
+    SYNCS,
+    TORN,
+    Faults,
+    Killed,
+    kill,
+    nth,
+    read_all,
+    strays,
+)
 
 OLD, NEW = clips.rows(5, 1), clips.rows(9, 2)
 ARRAYS = ("embedding", "timestamp")  # what the reader compares, for the sake of time
@@ -169,17 +179,17 @@ def test_killed_at_every_point_the_store_is_whole(base, passed, tmp_path, monkey
     for at in killing(passed):
         path = tmp_path / f"{at}.store"
         shutil.copytree(base, path)
-        allowed = run(path, faults, at, torn=passed[0][at] in TORN)
+        allowed = run(path, faults, nth(passed[0], at), torn=passed[0][at] in TORN)
         assert allowed is not None, f"point {at} was not reached"
         names.append(faults.last)
         check(path, allowed, at)
-    assert sorted(names) == sorted(passed[0][i] for i in killing(passed))
+    assert names == [passed[0][i] for i in killing(passed)]
 
 
 def opened(left, path, faults, at):
     """Open a copy for writing up to the fault, and let go of it; return the points it passed."""
     shutil.copytree(left, path)
-    faults.arm(at, torn=at is not None and at % 2 == 0)
+    faults.arm(at, torn=at is not None and at[1] % 2 == 0)
     with suppress(Killed):
         kill(store.Writer(path, clips.PROVENANCE, layout=SMALL))
     points = list(faults.names)
@@ -194,12 +204,12 @@ def test_killed_again_while_it_is_mended_the_store_is_whole(base, passed, tmp_pa
     for at in [*chosen, names.index("replace", chosen[2])]:
         left, path = tmp_path / "left.store", tmp_path / "again.store"
         shutil.copytree(base, left)
-        allowed = run(left, faults, at, torn=names[at] in TORN)
+        allowed = run(left, faults, nth(names, at), torn=names[at] in TORN)
         points = opened(left, path, faults, None)
         shutil.rmtree(path)
         seen.update(points)
         for second in (i for i, name in enumerate(points) if name not in SYNCS):
-            opened(left, path, faults, second)
+            opened(left, path, faults, nth(points, second))
             check(path, allowed, (at, second))
         shutil.rmtree(left)
     assert {"remove", "rename", "remove_tree", "_commit", "replace"} <= seen
@@ -244,7 +254,7 @@ def test_refused_at_every_point_is_one_line_and_loses_nothing(base, passed, tmp_
             continue
         path = tmp_path / f"{at}.store"
         shutil.copytree(base, path)
-        faults.arm(at)
+        faults.arm(nth(passed[0], at))
         w, done = None, [dict.fromkeys("abc", OLD)]
         with pytest.raises(store.StoreWriteError, match="the disk is full|cannot write") as caught:
             w = store.Writer(path, clips.PROVENANCE, layout=SMALL)
