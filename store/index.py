@@ -282,47 +282,56 @@ class Index:
         rows = self.connection.execute("SELECT id, record FROM pending ORDER BY id").fetchall()
         return [(number, records.from_json(text)) for number, text in rows]
 
-    def find_pending(self, clip: str, track: int) -> bool:
-        """Whether a track waits in the journal."""
-        return (
-            self.connection.execute(
-                "SELECT 1 FROM pending WHERE clip = ? AND track = ?", (clip, track)
-            ).fetchone()
-            is not None
-        )
+    def has_rows(self, clip: str, track: int) -> bool:
+        """Whether a track has rows, in the journal or committed."""
+        found = self.connection.execute(
+            "SELECT EXISTS (SELECT 1 FROM pending WHERE clip = ?1 AND track = ?2) OR "
+            "EXISTS (SELECT 1 FROM clip WHERE clip = ?1 AND track = ?2 AND start IS NOT NULL)",
+            (clip, track),
+        ).fetchone()
+        return bool(found[0])
+
+    def put_pending_rows(
+        self, clip: str, track: int, parts: Iterable[tuple[int, list[memoryview]]]
+    ) -> int:
+        """Journal rows, in place of what waited under the same clip and track; return their id."""
+        self.drop_pending(clip, track)
+        number = int(self.one("SELECT COALESCE(MAX(id), 0) + 1 FROM pending")[0])
+        for part, (rows, pieces) in enumerate(parts):
+            size = sum(piece.nbytes for piece in pieces)
+            place = self.connection.execute(
+                "INSERT INTO pending_rows VALUES (?, ?, ?, ZEROBLOB(?))", (number, part, rows, size)
+            ).lastrowid
+            # Of bytes given as a parameter the module and SQLite make three copies.
+            with self.connection.blobopen("pending_rows", "data", place or 0) as blob:
+                for piece in pieces:
+                    blob.write(piece)
+        return number
 
     def put_pending(
-        self,
-        record: ClipRecord,
-        parts: Iterable[tuple[int, bytes]],
-        crops: tuple[ClipCrops, str] | None = None,
+        self, number: int, record: ClipRecord, crops: tuple[ClipCrops, str] | None = None
     ) -> None:
-        """Journal a record and its rows, in place of what waited under the same clip and track.
+        """Journal the record of rows that have this id.
 
         ``crops``: with their hash, in a store that holds crops.
         """
-        self.drop_pending(record.clip, record.track)
-        number = self.connection.execute(
-            "INSERT INTO pending (clip, track, frames, record) VALUES (?, ?, ?, ?)",
-            (record.clip, int(record.track), int(record.frames), records.to_json(record)),
-        ).lastrowid
-        for part, (rows, data) in enumerate(parts):
-            self.connection.execute(
-                "INSERT INTO pending_rows VALUES (?, ?, ?, ?)", (number, part, rows, data)
-            )
+        self.connection.execute(
+            "INSERT INTO pending VALUES (?, ?, ?, ?, ?)",
+            (number, record.clip, int(record.track), int(record.frames), records.to_json(record)),
+        )
         if crops is not None:
-            crop_index.put_pending(self.connection, int(number or 0), *crops)
+            crop_index.put_pending(self.connection, number, *crops)
 
     def drop_pending(self, clip: str, track: int | None = None) -> int:
         """Delete from the journal (one track, or all of a clip); return how many there were."""
         where, values = "clip = ?", [clip] if track is None else [clip, track]
         if track is not None:
             where += " AND track = ?"
-        self.connection.execute(
-            f"DELETE FROM pending_rows WHERE pending IN (SELECT id FROM pending WHERE {where})",
-            values,
-        )
-        return self.connection.execute(f"DELETE FROM pending WHERE {where}", values).rowcount
+        found = self.connection.execute(f"SELECT id FROM pending WHERE {where}", values).fetchall()
+        for number in found:
+            self.connection.execute("DELETE FROM pending_rows WHERE pending = ?", number)
+            self.connection.execute("DELETE FROM pending WHERE id = ?", number)
+        return len(found)
 
     def parts(self, number: int) -> Iterator[tuple[int, bytes]]:
         """Yield the journalled rows of one pending record as (rows, bytes)."""
