@@ -37,12 +37,15 @@ _PRAGMAS = (
 )
 
 
+Part = tuple[int, list[memoryview]]  # rows, and their bytes in pieces
+
+
 class EarlyRows(NamedTuple):
     """Rows in the journal that await their record: under which number, and what is left of them."""
 
     number: int
     part: int
-    last: tuple[int, bytes]
+    last: Part
 
 
 class Index:
@@ -260,16 +263,16 @@ class Index:
         rows = self.connection.execute("SELECT id, record FROM pending ORDER BY id").fetchall()
         return [(number, records.from_json(text)) for number, text in rows]
 
-    def find_pending(self, clip: str, track: int) -> bool:
-        """Whether a track waits in the journal."""
-        return (
-            self.connection.execute(
-                "SELECT 1 FROM pending WHERE clip = ? AND track = ?", (clip, track)
-            ).fetchone()
-            is not None
-        )
+    def has_rows(self, clip: str, track: int) -> bool:
+        """Whether a track has rows, in the journal or committed."""
+        found = self.connection.execute(
+            "SELECT EXISTS (SELECT 1 FROM pending WHERE clip = ?1 AND track = ?2) OR "
+            "EXISTS (SELECT 1 FROM clip WHERE clip = ?1 AND track = ?2 AND start IS NOT NULL)",
+            (clip, track),
+        ).fetchone()
+        return bool(found[0])
 
-    def put_early(self, parts: Iterator[tuple[int, bytes]]) -> EarlyRows:
+    def put_early(self, parts: Iterator[Part]) -> EarlyRows:
         """Journal all of a track's rows but the last part, each part in a transaction of its own.
 
         So that no transaction is as large as a long clip: it would be held in memory, and readers
@@ -287,36 +290,35 @@ class Index:
             part, last = part + 1, following
         return EarlyRows(number, part, last)
 
-    def _put_part(self, number: int, part: int, data: tuple[int, bytes]) -> None:
-        self.connection.execute(
-            "INSERT INTO pending_rows VALUES (?, ?, ?, ?)", (number, part, *data)
-        )
+    def _put_part(self, number: int, part: int, data: Part) -> None:
+        rows, pieces = data
+        size = sum(piece.nbytes for piece in pieces)
+        place = self.connection.execute(
+            "INSERT INTO pending_rows VALUES (?, ?, ?, ZEROBLOB(?))", (number, part, rows, size)
+        ).lastrowid
+        # Of bytes given as a parameter the module and SQLite make three copies.
+        with self.connection.blobopen("pending_rows", "data", place or 0) as blob:
+            for piece in pieces:
+                blob.write(piece)
+
+    def put_last(self, clip: str, track: int, rows: EarlyRows) -> None:
+        """Journal the last part, in place of what waited under the same clip and track."""
+        self.drop_pending(clip, track)
+        self._put_part(rows.number, rows.part, rows.last)
 
     def put_pending(
-        self,
-        record: ClipRecord,
-        rows: EarlyRows,
-        crops: tuple[ClipCrops, str] | None = None,
+        self, number: int, record: ClipRecord, crops: tuple[ClipCrops, str] | None = None
     ) -> None:
-        """Journal a record and its rows, in place of what waited under the same clip and track.
+        """Journal the record of rows that have this id, in one transaction with their last part.
 
-        ``rows`` are what `put_early` returned, in an earlier transaction than this. ``crops``:
-        with their hash, in a store that holds crops.
+        ``crops``: with their hash, in a store that holds crops.
         """
-        self.drop_pending(record.clip, record.track)
-        self._put_part(rows.number, rows.part, rows.last)
         self.connection.execute(
             "INSERT INTO pending (id, clip, track, frames, record) VALUES (?, ?, ?, ?, ?)",
-            (
-                rows.number,
-                record.clip,
-                int(record.track),
-                int(record.frames),
-                records.to_json(record),
-            ),
+            (number, record.clip, int(record.track), int(record.frames), records.to_json(record)),
         )
         if crops is not None:
-            crop_index.put_pending(self.connection, rows.number, *crops)
+            crop_index.put_pending(self.connection, number, *crops)
 
     def drop_early(self) -> None:
         """Delete journalled rows whose record never came: their writer was stopped."""
@@ -330,11 +332,11 @@ class Index:
         where, values = "clip = ?", [clip] if track is None else [clip, track]
         if track is not None:
             where += " AND track = ?"
-        self.connection.execute(
-            f"DELETE FROM pending_rows WHERE pending IN (SELECT id FROM pending WHERE {where})",
-            values,
-        )
-        return self.connection.execute(f"DELETE FROM pending WHERE {where}", values).rowcount
+        found = self.connection.execute(f"SELECT id FROM pending WHERE {where}", values).fetchall()
+        for number in found:
+            self.connection.execute("DELETE FROM pending_rows WHERE pending = ?", number)
+            self.connection.execute("DELETE FROM pending WHERE id = ?", number)
+        return len(found)
 
     def parts(self, number: int) -> Iterator[tuple[int, bytes]]:
         """Yield the journalled rows of one pending record as (rows, bytes)."""

@@ -19,7 +19,7 @@ from stages.fit.dynamics.config import MdrConfig
 from stages.fit.dynamics.generator import Generator
 from stages.fit.dynamics.training import frame_features
 from stages.fit.loader import Budget, ClipLoader
-from stages.fit.spans import ClipSpan, FeatureStore, arrays_of, check_arrays, clip_spans
+from stages.fit.spans import ClipSpan, FeatureStore, arrays_of, check_arrays, span_table
 from store.companion import ABOUT, Companion, CompanionError, open_companion, write_companion
 
 KIND = "mdr"
@@ -60,7 +60,7 @@ def write_features(
     """
     width = generator.psi.matrix.shape[1]
     columns = [f"T{window}_{k}" for window in generator.windows for k in range(width)]
-    clips = clip_loader(source, list(clip_spans(source).values()), config)
+    clips = clip_loader(source, span_table(source), config)
     settings = config.model_dump(mode="json", exclude={"out", "budget"})
     channels = generator.psi.matrix.shape[0]
     pack = dict(source.provenance).get("pack", {})
