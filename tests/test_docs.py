@@ -18,6 +18,7 @@ import typer
 
 import store
 from pipeline.cli import app
+from stages.extract.registry import sha256_of
 from tests.store import store_clips
 from tests.testing.command import ENV
 from tests.testing.packs import tiny_pack
@@ -164,8 +165,8 @@ def test_a_pack_by_the_how_to_makes_a_store(clone: Path, laid_out: Path) -> None
     tiny_pack(laid_out / "my-pack")
     for (role, net), name in zip(told["files"].items(), ("det", "lmk", "rec"), strict=True):
         assert role in ("detector", "landmark", "recognition")
-        (laid_out / f"my-pack/{name}.onnx").rename(laid_out / "my-pack" / net["file"])
-        del net["sha256"]  # "..." there
+        file = (laid_out / f"my-pack/{name}.onnx").rename(laid_out / "my-pack" / net["file"])
+        net["sha256"] = sha256_of(file)  # "..." there
     (laid_out / "my-pack/pack.json").write_text(json.dumps(told))
     follow(clone, laid_out, name_of(page))
     assert (laid_out / "mine.store/index.sqlite").is_file()
