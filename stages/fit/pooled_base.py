@@ -154,7 +154,7 @@ class PooledModel(ABC):
         self._label = (float(y.mean()), float(y.std()) or 1.0)
         self._width = x.shape[1]
         target = (y - self._label[0]) / self._label[1]
-        names = np.arange(len(seen)).astype(str) if group is None else np.asarray(group, str)
+        names = np.arange(seen.size).astype(str) if group is None else np.asarray(group, str)
         groups = group_codes(names[seen].tolist()).astype(np.int64)
         self._fit(Sample(x, sizes, target, code, self.values, groups))
         return self

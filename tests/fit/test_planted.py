@@ -44,7 +44,8 @@ def test_the_time_average_is_blind_to_frequency_and_the_networks_and_statistics_
     # Three standard errors of SRC over 64 clips.
     assert abs(pooled_src("meanpool", world)) < 3 / 63**0.5
     assert pooled_src("statpool", world) > 0.8
-    assert network_src("2stcn", world, 40) > 0.6  # after 20, half of the seeds have not found it
+    # After 20 epochs half of the seeds have not found it, after 40 it hangs on the processor.
+    assert network_src("2stcn", world, 60) > 0.6
 
 
 @pytest.mark.parametrize("kind", ["meanpool", "statpool"])
