@@ -45,7 +45,11 @@ class Written:
 
 
 def labels_from_info(
-    videos: Sequence[Path], out: Path, score: str, progress: Progress = unheard
+    videos: Sequence[Path],
+    out: Path,
+    score: str,
+    min_views: int = 0,
+    progress: Progress = unheard,
 ) -> Written:
     """Score the clips below some folders by their .info.json and write a file of labels.
 
@@ -58,6 +62,8 @@ def labels_from_info(
         with file and reason. Replaced if it is such a file, never if it is another.
     score : str
         A name or a formula, see automatic.choose_score.
+    min_views : int
+        Clips with fewer are left out.
     progress : callable
         Told how many clips' files are read, of how many.
 
@@ -67,12 +73,12 @@ def labels_from_info(
     LabelError
         No clip has a score, or ``out`` is not to be replaced or cannot be written.
     """
-    chosen = choose_score(score)
     _check_ours(out)
     sources = find_clips(videos)
     infos, without = _read(sources, time.time(), progress)
+    chosen = choose_score(score, {name for _, info in infos for name in info.others})
     without += [(name, "has no clip beside it") for name in _alone(videos, sources)]
-    made = automatic_labels([(source.clip, info) for source, info in infos], chosen)
+    made = automatic_labels([(source.clip, info) for source, info in infos], chosen, min_views)
     without += made.left_out
     labels = AutomaticLabels(made.table, sorted(without), made.notes)
     left_out = out.with_name(f"{out.stem}-left-out.csv")

@@ -35,9 +35,13 @@ def from_info(
         typer.Option(
             metavar="FORMULA",
             help="like-rate, log-likes-given-views, age-corrected, or arithmetic over likes, "
-            "views, comments, reposts, saves, followers, duration_s, age_days.",
+            "views, comments, reposts, saves, followers, duration_s, age_days, or any other "
+            "number in the files.",
         ),
     ] = "like-rate",
+    min_views: Annotated[
+        int, typer.Option(min=0, help="Leave out clips with fewer views than so many.")
+    ] = 0,
     json: Json = False,
 ) -> None:
     """Score clips by the likes and views that yt-dlp noted beside them; subset is the channel.
@@ -48,7 +52,7 @@ def from_info(
     from pipeline.automatic_labels import labels_from_info
 
     with console.fold_progress() as progress:
-        written = labels_from_info(videos, out, score, partial(progress, "clips"))
+        written = labels_from_info(videos, out, score, min_views, partial(progress, "clips"))
     labels = written.labels
     if json:
         console.emit({"score": score, **written.to_dict()})
