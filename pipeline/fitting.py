@@ -122,6 +122,8 @@ def show_fit(fitted: Fitted) -> None:
         console.result(f"{epochs}, chosen on validation clips")
     if math.isnan(result.test.src_low):
         console.result("No rank correlation: all predictions, or all labels, are the same.")
+    elif result.test.src_low > 0 and result.leaks:
+        console.result("The ranking is better than chance, on people some of whom the model knows.")
     elif result.test.src_low > 0:
         console.result("The ranking is better than chance on people that the model has not seen.")
     else:

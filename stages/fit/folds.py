@@ -12,6 +12,7 @@ from stages.fit.bootstrap import group_codes
 from stages.fit.protocol import MIN_OTHER, MIN_TRAIN, TRIALS, SplitError, deal_groups
 
 Folds = npt.NDArray[np.intp]
+LEAK = "LEAK"  # how a sentence on a leak begins
 
 
 def grouped_folds(
@@ -166,9 +167,9 @@ class Leak:
                 f"both sides of {parts} made of {groups}."
             )
         return (
-            f"LEAK: {parts} made of {groups} put {self.persons} of the {self.all_persons} persons "
-            f"{known_by} on both sides; {self.share:.0%} of the tested clips show somebody whom "
-            "the model was trained on. The figures may be recognition of persons and their "
+            f"{LEAK}: {parts} made of {groups} put {self.persons} of the {self.all_persons} "
+            f"persons {known_by} on both sides; {self.share:.0%} of the tested clips show somebody "
+            "whom the model was trained on. The figures may be recognition of persons and their "
             "intervals too narrow; group auto keeps persons apart."
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -17,13 +17,18 @@ from stages.fit.bootstrap import group_codes
 from stages.fit.folds import Folds, grouped_folds, leak
 from stages.fit.labels import Labels
 from stages.fit.persons import MEASURED_PACK, PersonsError, compare_persons, find_persons
-from stages.fit.protocol import Part, split_groups
+from stages.fit.protocol import Part, SplitError, split_groups
 from stages.fit.spans import ClipSpan, FeatureStore, MissingFeaturesError
 from store.foreign_csv import read_table
 from store.tables import unguard
 
 GroupBy = Literal["person", "clip", "auto"]
 GROUPS: tuple[GroupBy, ...] = get_args(GroupBy)
+MADE_OF: dict[GroupBy, str] = {
+    "person": "named persons",
+    "clip": "single clips",
+    "auto": "clips that the embeddings or the column person give to one person",
+}
 PersonsBy = Literal["auto", "person", "folder", "clip"]
 
 
@@ -67,11 +72,6 @@ class Together:
         tested: npt.NDArray[np.bool_] | None = None,
     ) -> list[str]:
         """Say who stands on both sides of ``dealt`` (repeats, n), by either notion of a person."""
-        made_of = {
-            "person": "named persons",
-            "clip": "single clips",
-            "auto": "clips that the embeddings or the column person give to one person",
-        }[self.by]
         told = []
         for persons, known_by in (
             (self.found, "that the embeddings show"),
@@ -84,7 +84,7 @@ class Together:
             leaked = leak(dealt[:, has], names, None if tested is None else tested[has])
             by_itself = known_by.startswith("that the column") == (self.by == "person")
             if leaked.persons or not (by_itself or self.by == "auto"):
-                told.append(leaked.sentence(made_of, known_by, parts))
+                told.append(leaked.sentence(MADE_OF[self.by], known_by, parts))
         return told
 
 
@@ -136,7 +136,7 @@ def keep_together(
         if by == "auto" and needed and not any(named):
             raise
         sentences.append("Persons were not looked for in the embeddings: a leak would not show.")
-    pack = source.provenance.get("pack", {}).get("name", "")
+    pack = pack_name(source)
     if found is not None and pack != MEASURED_PACK:
         sentences.append(
             f"What counts as one person was measured for the pack {MEASURED_PACK}; these "
@@ -158,6 +158,11 @@ def keep_together(
         by_both = "embeddings and the column person" if any(named) else "embeddings"
         sentences.append(f"Groups are the {count} persons that the {by_both} show.")
     return Together(by, group, found, named, sentences)
+
+
+def pack_name(source: FeatureStore) -> str:
+    """Return the pack that made a store's features; empty where none is noted."""
+    return str(source.provenance.get("pack", {}).get("name", ""))
 
 
 def joined(found: Sequence[str], named: Sequence[str]) -> list[str]:
@@ -212,7 +217,8 @@ def find_split(
     """Group clips, see keep_together, and split the groups once: what `pipeline fit` tests on.
 
     ``shares`` are those of the validation and of the test clips. A store without embeddings is
-    split by the names there are.
+    split by the names there are, and so is one of another pack than the one for which persons were
+    measured, if what its embeddings show cannot be split: they may all look like one.
 
     Returns
     -------
@@ -227,9 +233,16 @@ def find_split(
     """
     kept = keep_together(by, source, spans, labels, needed=False)
     val, test = shares
-    parts = split_groups(
-        labels.frame["score"].to_numpy(), kept.group, val=val, test=test, seed=seed
-    )
+    score = labels.frame["score"].to_numpy()
+    try:
+        parts = split_groups(score, kept.group, val=val, test=test, seed=seed)
+    except SplitError:
+        if by != "auto" or kept.found is None or pack_name(source) == MEASURED_PACK:
+            raise
+        parts = split_groups(score, labels.groups, val=val, test=test, seed=seed)
+        named: GroupBy = "person" if any(kept.named) else "clip"
+        kept = replace(kept, by=named, group=labels.groups)
+        kept.sentences.append(f"Those persons cannot be split; the groups are {MADE_OF[named]}.")
     tested = np.array([part == "test" for part in parts])
     sides = tested.astype(np.intp)[None]
     return kept.group, parts, [*kept.sentences, *kept.leaks(sides, "parts", tested)]

@@ -17,6 +17,7 @@ from stages.fit.config import FitConfig, check_options
 from stages.fit.contestants import MEANPOOL
 from stages.fit.dynamics.features import keep_generator
 from stages.fit.fit_parts import Parts, fit_network, fit_pooled
+from stages.fit.folds import LEAK
 from stages.fit.frames import ClipFrames, FrameSink
 from stages.fit.grouping import find_split
 from stages.fit.labels import Labels, read_labels, unscaled
@@ -77,6 +78,8 @@ class FitResult:
         baseline against the scores as they are (the errors are between different units).
     tasks : list of Accuracy
         Of each task beside the score, on the test clips; empty for models of the score alone.
+    leaks : list of str
+        Sentences on persons who are tested and were learnt from; empty where none is known.
     """
 
     run_dir: Path
@@ -88,6 +91,7 @@ class FitResult:
     labels: Labels
     raw: tuple[Metrics, Metrics] | None = None
     tasks: list[Accuracy] = field(default_factory=list)
+    leaks: list[str] = field(default_factory=list)
 
 
 def fit(
@@ -258,6 +262,7 @@ def fit_from(
         labels,
         raw,
         tasks,
+        [line for line in told if line.startswith(LEAK)],
     )
 
 

@@ -11,6 +11,7 @@ import store
 from stages.fit.config import FitConfig
 from stages.fit.grouping import joined
 from stages.fit.persons import PersonsError
+from stages.fit.protocol import SplitError
 from stages.fit.run import fit
 from stages.fit.study import Design, Study
 from tests.fit.study_clips import make_study
@@ -71,8 +72,10 @@ def test_fit_keeps_persons_apart_whom_nobody_named(
     assert not any("LEAK" in line for line in told)
 
     told.clear()
-    fit(people[0], labels, tmp_path / "clips", FitConfig(**QUICK, group="clip"), told.append)
+    config = FitConfig(**QUICK, group="clip")
+    found = fit(people[0], labels, tmp_path / "clips", config, told.append)
     (leak,) = [line for line in told if "LEAK" in line]
+    assert found.leaks == [leak]
     assert leak.startswith("LEAK: parts made of single clips put ")
     with pytest.raises(PersonsError, match="no column person"):
         fit(people[0], labels, tmp_path / "named", FitConfig(**QUICK, group="person"))
@@ -86,3 +89,16 @@ def test_names_that_the_embeddings_agree_with_leave_the_split_as_it_was(
     auto, named = (pd.read_csv(tmp_path / g / "split.csv") for g in ("auto", "person"))
     np.testing.assert_array_equal(auto["part"], named["part"])
     assert (auto["group"] != named["group"]).all()
+
+
+def test_clips_that_all_look_like_one_to_another_pack_are_split_by_name(
+    people: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stages.fit.grouping.find_persons", lambda _, clips: ["one"] * len(clips))
+    told: list[str] = []
+    fit(people[0], people[1], tmp_path / "run", FitConfig(**QUICK), told.append)
+    assert "Those persons cannot be split; the groups are named persons." in told
+    assert any(line.startswith("LEAK: parts made of named persons") for line in told)
+    monkeypatch.setattr("stages.fit.grouping.MEASURED_PACK", "tiny")
+    with pytest.raises(SplitError, match="at least 3 groups"):
+        fit(people[0], people[1], tmp_path / "lite", FitConfig(**QUICK))
