@@ -12,7 +12,7 @@ STAMP := .venv/.installed
 # One thread a process: workers are one a core, and the nets are small.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup chromium demo test test-gpu lint docs bench-extract bench-load bench-step bench-store bench-science clean
+.PHONY: setup chromium demo test test-gpu lint docs release-check bench-extract bench-load bench-step bench-store bench-science clean
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -49,11 +49,19 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
-	test ! -x $(BIN)/hadolint || $(BIN)/hadolint docker/Dockerfile docker/Dockerfile.gpu
+	@if test -x $(BIN)/hadolint; then $(BIN)/hadolint docker/Dockerfile docker/Dockerfile.gpu; \
+	else echo 'The Dockerfiles were not linted: there is no hadolint for this system.' >&2; fi
 
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo build/docs/index.html
+
+# Which Pythons a release is tried with; those that are there if none is named.
+PYTHONS ?= $(shell for name in python3.11 python3.12 python3.13; do \
+	$$name -c "" 2>/dev/null && echo $$name; done; true)
+
+release-check: setup
+	BUILDER='$(BIN)/python' TORCH='$(TORCH)' .ci/release-check $(PYTHONS)
 
 # A folder of clips to measure on; the demo's if none is given.
 CLIPS ?=

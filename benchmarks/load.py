@@ -40,7 +40,7 @@ from stages.fit import models
 from stages.fit.batches import Batch, ClipData, collate, prepare
 from stages.fit.config import TrainConfig
 from stages.fit.loader import Budget, ClipLoader
-from stages.fit.spans import ClipSpan, clip_spans
+from stages.fit.spans import span_table
 from stages.fit.trainer import refit, reproducible
 from store.schema import ClipRecord, ClipRows, Status
 
@@ -221,7 +221,7 @@ def measure(folder: Path, clips: int, repeats: int) -> dict[str, Any]:
     path, files = make_inputs(folder, clips)
     print(f"written in {time.perf_counter() - begin:.0f} s")
     source = store.open(path)
-    spans: list[ClipSpan] = list(clip_spans(source).values())
+    spans = span_table(source)
     scores = {
         s.clip: float(x)
         for s, x in zip(spans, np.random.default_rng(1).normal(size=len(spans)), strict=True)

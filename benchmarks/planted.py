@@ -2,16 +2,21 @@
 
 Every seed is a world of its own (see planted_truths.py). Of its clips some are trained on, some
 choose the epoch, the others are predicted; no person stands on two sides unless the row says so.
-SRC of the held-out clips by model and row, mean of the seeds; the 95 % interval is the bootstrap's
-over held-out persons in every world, and each seed's SRC stands beside it. Rows:
+SRC of the held-out clips by model and row, mean of the worlds; the 95 % interval is Student's t
+over them, so that what differs between worlds, and between fits, is in it as much as who is held
+out. Each world's SRC stands beside it. Rows:
 
 a b c d e        the truths
 c-shuffled       c with the frames of each clip in random order, in training and test
 f-raw f-zscore   mean SRC within a channel; trained on labels as they are, or on z-scores a channel
 g-apart g-mixed  no person on two sides; clips dealt whoever they are of
 
+Models that look at pictures are left out: nothing is planted in any. Those that need an attribute
+get the channel.
+
 A table, one line of JSON at the end; leaves with 1 where it falls short of what FLOORS says of the
-models that were run.
+models that were run. The map of all models takes many hours: where the file of --out is there
+already, with as many worlds and epochs, the cells that are asked for are added to it or replaced.
 
     python benchmarks/planted.py [--models 2stcn meanpool ...] [--rows a b ...] [--seeds 5]
         [--quick] [--out benchmarks/results/NAME.json]
@@ -20,6 +25,8 @@ models that were run.
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -29,19 +36,28 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from machine import machine, tell
-from planted_truths import APPEARANCE_DIM, FloatArray, Planted, plant
+from planted_truths import FloatArray, Planted, plant
+from scipy import stats
 
-from stages.fit import models, pooled
-from stages.fit.config import TrainConfig
+from stages.fit import models
+from stages.fit.config import FitConfig, TrainConfig
+from stages.fit.fitting import predict_scores, train_network
 from stages.fit.metrics import spearman
-from stages.fit.trainer import LabelScale, predict, reproducible, train
+from stages.fit.pooled_models import POOLED_MODELS, create, words
+from stages.fit.targets import Target
+from stages.fit.trainer import LabelScale
 
 ROWS = ("a", "b", "c", "c-shuffled", "d", "e", "f-raw", "f-zscore", "g-apart", "g-mixed")
 VERSIONS = ("facepipe", "numpy", "scikit-learn", "scipy", "torch")
-DRAWS = 500
 TRAIN, VAL, TEST = 160, 40, 152  # whole persons of 4 clips
 Places = npt.NDArray[np.intp]
+
+
+def known() -> list[str]:
+    """Every registered model that reads features."""
+    return [*POOLED_MODELS, *(n for n in models.names() if not models.pictures(n, {}))]
 
 
 def split(world: Planted, mixed: bool, seed: int) -> list[Places]:
@@ -53,56 +69,33 @@ def split(world: Planted, mixed: bool, seed: int) -> list[Places]:
     return [by_unit[:TRAIN], by_unit[TRAIN : TRAIN + VAL], by_unit[TRAIN + VAL :]]
 
 
-def normalised(world: Planted, fitted_on: Places) -> FloatArray:
-    """Labels as z-scores of their channel, by the mean and deviation of the clips fitted on."""
-    result = world.score.copy()
-    for channel in np.unique(world.channel):
-        known = world.score[fitted_on][world.channel[fitted_on] == channel]
-        here = world.channel == channel
-        result[here] = (world.score[here] - known.mean()) / known.std()
-    return result
-
-
 def fitted(
     name: str, world: Planted, parts: list[Places], score: FloatArray, epochs: int, seed: int
 ) -> FloatArray:
     """Fit a model; return its predictions of the last part, in that part's order."""
     learn, choose, test = parts
-    if name in pooled.POOLED:
+    if name in POOLED_MODELS:
         places = np.sort(np.concatenate([learn, choose]))
-        model = pooled.PooledRegressor(name, seed).fit(
-            world.loader(places).iter_clips(), score[places]
-        )
+        model = create(name, seed)
+        channels = pd.DataFrame({model.attribute: [f"c{k}" for k in world.channel[places]]})
+        model.fit(world.loader(places).iter_clips(), score[places], words(model, channels))
         found = model.predict(world.loader(test).iter_clips())  # in row order
-    else:
-        label = LabelScale.of(score[learn].tolist())
-        loaders = [world.loader(p, (score - label.mean) / label.sd) for p in parts]
-        options = {"appearance_dim": APPEARANCE_DIM}
-        config = TrainConfig(epochs=epochs, patience=epochs)
-        with reproducible(seed):
-            options = models.complete(name, options, loaders[0].longest())
-            network = models.create(name, **options)
-            network.set_statistics(loaders[0].statistics())
-            train(network, loaders[0], loaders[1], config, seed)
-        found = predict(network, loaders[2], 64)[1].double().numpy()
-    return found[np.argsort(np.argsort(test))]
+        return found[np.argsort(np.argsort(test))]
+    label = LabelScale.of(score[learn].tolist())
+    train, val, tested = (world.loader(p, (score - label.mean) / label.sd) for p in parts)
+    config = FitConfig(model=name, train=TrainConfig(epochs=epochs, patience=epochs))
+    network, *_ = train_network(config, train, val, train.longest(), seed)
+    by_clip = predict_scores(network, [tested], label, config)
+    return np.array([by_clip[world.spans[k].clip] for k in test])
 
 
 @dataclass(frozen=True)
 class Held:
-    """Clips held out in one row and world: predictions, labels, persons, channels, (n,) each."""
+    """Clips held out in one row and world: predictions, labels, channels, (n,) each."""
 
     found: FloatArray
     score: FloatArray
-    person: npt.NDArray[np.int64]
     channel: npt.NDArray[np.int64]
-
-    def drawn(self, rng: np.random.Generator) -> Held:
-        """Persons drawn with replacement, each with all clips."""
-        names = np.unique(self.person)
-        clips = [np.flatnonzero(self.person == p) for p in rng.choice(names, len(names))]
-        k = np.concatenate(clips)
-        return Held(self.found[k], self.score[k], self.person[k], self.channel[k])
 
 
 def held_out(name: str, row: str, seed: int, epochs: int) -> Held:
@@ -111,10 +104,12 @@ def held_out(name: str, row: str, seed: int, epochs: int) -> Held:
     if row.endswith("shuffled"):
         world = world.shuffled(seed)
     parts = split(world, row.endswith("mixed"), seed)
-    score = normalised(world, parts[0]) if row.endswith("zscore") else world.score
+    channels = world.channel.astype(str)
+    kind = "zscore" if row.endswith("zscore") else "none"
+    scale = Target(kind, world.score[parts[0]], channels[parts[0]].tolist())
+    score = scale(world.score, channels.tolist())
     found = fitted(name, world, parts, score, epochs, seed)
-    test = parts[2]
-    return Held(found, world.score[test], world.person[test], world.channel[test])
+    return Held(found, world.score[parts[2]], world.channel[parts[2]])
 
 
 def correlation(row: str, held: Held) -> float:
@@ -126,20 +121,25 @@ def correlation(row: str, held: Held) -> float:
     return float(np.mean(np.nan_to_num(values)))
 
 
+def over_worlds(values: list[float]) -> dict[str, float]:
+    """Mean of the worlds' SRC and its 95 % interval, Student's t; none of a single world."""
+    n, mean = len(values), float(np.mean(values))
+    half = math.nan
+    if n > 1:
+        half = float(stats.t.ppf(0.975, n - 1)) * float(np.std(values, ddof=1)) / math.sqrt(n)
+    return {"src": mean, "low": max(mean - half, -1.0), "high": min(mean + half, 1.0)}
+
+
 def cell(name: str, row: str, seeds: int, epochs: int) -> dict[str, Any]:
     """One model on one row."""
     begin = time.perf_counter()
-    held = [held_out(name, row, seed, epochs) for seed in range(seeds)]
-    values = [correlation(row, h) for h in held]
-    rng = np.random.default_rng(0)
-    draws = [np.mean([correlation(row, h.drawn(rng)) for h in held]) for _ in range(DRAWS)]
-    src, (low, high) = float(np.mean(values)), map(float, np.percentile(draws, [2.5, 97.5]))
+    values = [correlation(row, held_out(name, row, seed, epochs)) for seed in range(seeds)]
+    told = over_worlds(values)
     print(
-        f"{name:14s} {row:11s} {src:6.3f} ({low:6.3f} to {high:6.3f})   seeds "
-        f"{' '.join(f'{v:6.3f}' for v in values)}   {time.perf_counter() - begin:5.0f} s",
+        f"{name:14s} {row:11s} {told['src']:6.3f} ({told['low']:6.3f} to {told['high']:6.3f})   "
+        f"worlds {' '.join(f'{v:6.3f}' for v in values)}   {time.perf_counter() - begin:5.0f} s",
         flush=True,
     )
-    told = {"src": src, "low": low, "high": high}
     return {key: round(v, 4) for key, v in told.items()} | {"seeds": [round(v, 4) for v in values]}
 
 
@@ -193,11 +193,37 @@ FLOORS: list[tuple[str, tuple[str, ...], str, Callable[[Cells], bool]]] = [
 ]
 
 
+def earlier(out: Path | None, terms: dict[str, Any]) -> dict[str, Any]:
+    """Return the result that is to be added to; empty where there is none yet.
+
+    Raises
+    ------
+    SystemExit
+        It was made on other terms: other worlds, epochs, numbers of clips.
+    """
+    if out is None or not out.exists():
+        return {}
+    held: dict[str, Any] = json.loads(out.read_text())
+    differ = [key for key, value in terms.items() if held.get(key) != value]
+    if differ:
+        sys.exit(f"error: {out} has other {', '.join(differ)}; name another file with --out")
+    return held
+
+
+def merged(held: dict[str, Any], table: dict[str, Cells]) -> dict[str, Cells]:
+    """Cells there were and cells made now, these first in doubt; rows in their order."""
+    before: dict[str, Cells] = held.get("table", {})
+    both = {
+        name: {**before.get(name, {}), **table.get(name, {})}
+        for name in dict.fromkeys([*before, *table])
+    }
+    return {name: {r: cells[r] for r in ROWS if r in cells} for name, cells in both.items()}
+
+
 def main() -> int:
     """Run it all, print a table and the JSON line."""
-    known = [*pooled.POOLED, *models.names()]
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--models", nargs="+", choices=known, default=known, metavar="NAME")
+    parser.add_argument("--models", nargs="+", choices=known(), default=known(), metavar="NAME")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=TrainConfig().epochs)
@@ -206,28 +232,38 @@ def main() -> int:
     given = parser.parse_args()
     seeds, epochs = (2, 30) if given.quick else (given.seeds, given.epochs)
     about = machine(VERSIONS)
-    table: dict[str, Cells] = {
-        name: {row: cell(name, row, seeds, epochs) for row in given.rows} for name in given.models
-    }
-    print()
-    print(f"{'SRC':14s} " + " ".join(f"{row:>10s}" for row in given.rows))
-    for name, cells in table.items():
-        print(f"{name:14s} " + " ".join(f"{c['src']:10.3f}" for c in cells.values()))
-    short = []
-    for name, needed, words, holds in FLOORS:
-        if name not in table or not set(needed) <= set(table[name]):
-            continue
-        kept = holds(table[name])
-        print(f"{'holds' if kept else 'SHORT':6s} {name}: {words}")
-        if not kept:
-            short.append(f"{name}: {words}")
-    told = {
+    terms = {
         "benchmark": "planted",
-        **about,
+        "interval": "t over worlds",
         "quick": given.quick,
         "clips": {"train": TRAIN, "val": VAL, "test": TEST},
         "epochs": epochs,
         "seeds": seeds,
+    }
+    held = earlier(given.out, terms)
+    made = {name: {row: cell(name, row, seeds, epochs) for row in given.rows}
+            for name in given.models}  # fmt: skip
+    table = merged(held, made)
+    rows = [row for row in ROWS if any(row in cells for cells in table.values())]
+    print()
+    print(f"{'SRC':14s} " + " ".join(f"{row:>10s}" for row in rows))
+    for name, cells in table.items():
+        print(f"{name:14s} " + " ".join(
+            f"{cells[row]['src']:10.3f}" if row in cells else f"{'':10s}" for row in rows
+        ))  # fmt: skip
+    short = []
+    for name, needed, said, holds in FLOORS:
+        if name not in table or not set(needed) <= set(table[name]):
+            continue
+        kept = holds(table[name])
+        print(f"{'holds' if kept else 'SHORT':6s} {name}: {said}")
+        if not kept:
+            short.append(f"{name}: {said}")
+    part = {**about, "models": given.models, "rows": given.rows}
+    told = {
+        **terms,
+        **about,
+        "slices": [*held.get("slices", []), part],
         "table": table,
         "short_of": short,
     }

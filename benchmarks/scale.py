@@ -103,10 +103,10 @@ def _shards_of_the_first_blocks(path: Path, shard_rows: int) -> list[int]:
 
 def _loader(path: Path) -> tuple[Any, list[int]]:
     from stages.fit.loader import ClipLoader
-    from stages.fit.spans import clip_spans
+    from stages.fit.spans import span_table
 
     source = store.open(path)
-    loader = ClipLoader(source, list(clip_spans(source).values()))
+    loader = ClipLoader(source, span_table(source))
     order = np.arange(len(loader.blocks))
     np.random.default_rng((0, 0)).shuffle(order)
     return loader, order.tolist()
@@ -129,10 +129,10 @@ def resume(folder: Path) -> dict[str, Any]:
 def block(folder: Path) -> dict[str, Any]:
     """Draw the first batch of a shuffled epoch."""
     from stages.fit.loader import ClipLoader
-    from stages.fit.spans import clip_spans
+    from stages.fit.spans import span_table
 
     source = store.open(folder / "x.store")
-    loader = ClipLoader(source, list(clip_spans(source).values()))
+    loader = ClipLoader(source, span_table(source))
     batch = next(loader.batches(BATCH, shuffle=True))
     return {"batch": list(batch.appearance.shape), "blocks": len(loader.blocks)}
 

@@ -40,7 +40,7 @@ from stages.fit.config import TrainConfig
 from stages.fit.loader import ClipLoader
 from stages.fit.metrics import pearson, spearman
 from stages.fit.pooled import PooledRegressor
-from stages.fit.spans import ClipSpan, clip_spans
+from stages.fit.spans import ClipSpan, clip_spans, span_table
 from stages.fit.trainer import LabelScale, predict, refit, reproducible
 
 FLOORS = {"meanpool": 0.89, "best": 0.915}
@@ -74,7 +74,7 @@ def mirrored(images: Path, folder: Path) -> Path:
 
 def read(source: store.Store | store.Stores, stream: Any) -> Clips:
     """All clips that show a face, by the stem of their id."""
-    loader = ClipLoader(source, list(clip_spans(source).values()), stream=stream)
+    loader = ClipLoader(source, span_table(source), stream=stream)
     return {Path(clip.clip).stem: clip for clip in loader.iter_clips()}
 
 

@@ -32,7 +32,7 @@ from machine import real_clips as demo_clips
 import store as features
 from stages.extract.run import ExtractOptions, extract
 from stages.fit.loader import ClipLoader
-from stages.fit.spans import clip_spans
+from stages.fit.spans import span_table
 from store.schema import ClipRecord, ClipRows, Status, array_specs
 
 PROVENANCE = {"pack": {"name": "lite", "fingerprint": "0" * 64}, "recipe": {"every": 5}}
@@ -177,7 +177,7 @@ def timed(do: Callable[..., Any], *args: Any) -> float:
 def epoch(path: Path) -> None:
     """Draw a shuffled epoch through the loader, nothing kept from before."""
     source = features.open(path)
-    for _ in ClipLoader(source, list(clip_spans(source).values())).batches(16, shuffle=True):
+    for _ in ClipLoader(source, span_table(source)).batches(16, shuffle=True):
         pass
 
 

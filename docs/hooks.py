@@ -1,7 +1,8 @@
 """What mkdocs makes of the code while it builds: pages that cannot go out of date.
 
 `reference/commands.md` is what typer says of the commands, `reference/store-format.md` is
-store/FORMAT.md, `reference/settings.md` is stages/fit/config.py.
+store/FORMAT.md, `reference/settings.md` is stages/fit/config.py, `reference/schemas.md` is
+pipeline/schemas/.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
@@ -32,6 +35,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         "reference/commands.md": commands(),
         FORMAT: (ROOT / "store/FORMAT.md").read_text(encoding="utf-8"),
         "reference/settings.md": settings(),
+        "reference/schemas.md": schemas(),
     }
     for uri, content in pages.items():
         files.append(File.generated(config, uri, content=content))
@@ -86,3 +90,46 @@ def settings() -> str:
             told = (field.description or "").replace("|", "\\|")
             lines.append(f"| `{prefix}{name}` | `{default}` | {told} |")
     return "\n".join([*lines, ""])
+
+
+def schemas() -> str:
+    """Return a table for each command of what it prints with --json."""
+    from pipeline import schema_commands
+
+    lines = [
+        "# JSON of each command",
+        "",
+        "What `--json` prints, as one object on one line: its keys, a dot between a key and those",
+        "within it, `[]` where there is a list of them, `*` for any name. Keys in **bold** are",
+        "always there. `pipeline schema COMMAND` prints the JSON schema itself (draft 2020-12).",
+        "[The command line](../console.md#json) says what a later version may change.",
+    ]
+    for command, told in schema_commands.schemas().items():
+        lines += ["", f"## {command}", ""]
+        rows = [f"| {key} | {kind} | {text} |" for key, kind, text in _keys(told, "")]
+        lines += ["| key | type | |", "|---|---|---|", *rows] if rows else ["Any object."]
+    return "\n".join([*lines, ""])
+
+
+def _keys(told: dict[str, Any], above: str) -> Iterator[tuple[str, str, str]]:
+    """Yield key, type and meaning of what a schema describes, depth first."""
+    always = told.get("required", ())
+    inner = dict(told.get("properties", {}))
+    if isinstance(told.get("additionalProperties"), dict):
+        inner["*"] = told["additionalProperties"]
+    for key, value in inner.items():
+        name = f"{above}{key}"
+        shown = f"**`{name}`**" if key in always else f"`{name}`"
+        yield shown, _kind(value), str(value.get("description", "")).replace("|", "\\|")
+        for one in (value, value.get("items", {}), *value.get("anyOf", ())):
+            yield from _keys(one, f"{name}[]." if one is value.get("items") else f"{name}.")
+
+
+def _kind(value: dict[str, Any]) -> str:
+    """Return the type of a value in a word or two."""
+    if "anyOf" in value:
+        return " or ".join(_kind(one) for one in value["anyOf"])
+    if "enum" in value or "const" in value:
+        return ", ".join(f"`{one}`" for one in value.get("enum", [value.get("const")]))
+    kinds = value.get("type", "any")
+    return kinds if isinstance(kinds, str) else " or ".join(kinds)

@@ -20,6 +20,7 @@ from stages.fit.automatic import AutomaticLabels, automatic_labels, choose_score
 from stages.fit.labels import LabelError
 from stages.fit.video_info import SUFFIX, InfoError, VideoInfo, info_path, read_info
 from store.printable import printable
+from store.progress import Progress, unheard
 from store.tables import write_csv
 
 
@@ -43,7 +44,13 @@ class Written:
         }
 
 
-def labels_from_info(videos: Sequence[Path], out: Path, score: str) -> Written:
+def labels_from_info(
+    videos: Sequence[Path],
+    out: Path,
+    score: str,
+    min_views: int = 0,
+    progress: Progress = unheard,
+) -> Written:
     """Score the clips below some folders by their .info.json and write a file of labels.
 
     Parameters
@@ -55,6 +62,10 @@ def labels_from_info(videos: Sequence[Path], out: Path, score: str) -> Written:
         with file and reason. Replaced if it is such a file, never if it is another.
     score : str
         A name or a formula, see automatic.choose_score.
+    min_views : int
+        Clips with fewer are left out.
+    progress : callable
+        Told how many clips' files are read, of how many.
 
     Raises
     ------
@@ -62,12 +73,12 @@ def labels_from_info(videos: Sequence[Path], out: Path, score: str) -> Written:
     LabelError
         No clip has a score, or ``out`` is not to be replaced or cannot be written.
     """
-    chosen = choose_score(score)
     _check_ours(out)
     sources = find_clips(videos)
-    infos, without = _read(sources, time.time())
+    infos, without = _read(sources, time.time(), progress)
+    chosen = choose_score(score, {name for _, info in infos for name in info.others})
     without += [(name, "has no clip beside it") for name in _alone(videos, sources)]
-    made = automatic_labels([(source.clip, info) for source, info in infos], chosen)
+    made = automatic_labels([(source.clip, info) for source, info in infos], chosen, min_views)
     without += made.left_out
     labels = AutomaticLabels(made.table, sorted(without), made.notes)
     left_out = out.with_name(f"{out.stem}-left-out.csv")
@@ -86,13 +97,14 @@ def labels_from_info(videos: Sequence[Path], out: Path, score: str) -> Written:
 
 
 def _read(
-    sources: Sequence[Source], now: float
+    sources: Sequence[Source], now: float, progress: Progress
 ) -> tuple[list[tuple[Source, VideoInfo]], list[tuple[str, str]]]:
     """Read the file beside each clip; videos first, so that of two forms of one the video stays."""
     infos: list[tuple[Source, VideoInfo]] = []
     without: list[tuple[str, str]] = []
     moving = {s.path.with_suffix("") for s in sources if not _is_still(s)}
-    for source in sorted(sources, key=lambda s: (_is_still(s), s)):
+    for done, source in enumerate(sorted(sources, key=lambda s: (_is_still(s), s))):
+        progress(done, len(sources))
         if _is_still(source) and source.path.with_suffix("") in moving:
             without.append((source.clip, "is a still beside the video of that name"))
             continue

@@ -67,7 +67,7 @@ def compact(store: OneStore, json: Json = False) -> None:
 
 def forget(
     store: OneStore,
-    clips: Annotated[list[str], typer.Argument(metavar="CLIP...", help="Clip ids.")],
+    clips: Annotated[list[str], typer.Argument(metavar="CLIP", help="Clip ids.")],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     json: Json = False,
 ) -> None:
@@ -77,16 +77,26 @@ def forget(
     Example: pipeline store forget features.store a.mp4 b.mp4 --yes
     """
     from store.care import forget as run
+    from store.companion import beside
 
     if not yes:
         _confirm(f"Erase {len(clips)} clips from {store} for good?")
     with console.work_progress("copying") as progress:
         rows = run(store, clips, progress)
+    left = [str(folder) for folder in beside(store)]
     if json:
-        console.emit({"clips": list(dict.fromkeys(clips)), "frames": rows})
+        erased = list(dict.fromkeys(clips))
+        console.emit({"clips": erased, "frames": rows, "companions": left})
         return
     console.result(f"{store}: {len(set(clips))} clips ({rows} frames) are erased")
-    console.note("Copies elsewhere (backups, exports, snapshots) are not touched.")
+    for folder in left:
+        console.warn(
+            f"{folder}: was made from this store and may still hold rows of these clips; delete "
+            "it, and make it again if it is needed"
+        )
+    console.note(
+        "Copies elsewhere (backups, exports, snapshots, arrays made with --out) are not touched."
+    )
 
 
 def _confirm(question: str) -> None:
@@ -102,7 +112,7 @@ def _confirm(question: str) -> None:
 def merge(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The new store.")],
     stores: Annotated[
-        list[Path], typer.Argument(metavar="STORE...", help="Stores of one pack and recipe.")
+        list[Path], typer.Argument(metavar="STORE", help="Stores of one pack and recipe.")
     ],
     json: Json = False,
 ) -> None:
@@ -123,7 +133,7 @@ def merge(
 def export(
     stores: Annotated[
         list[str],  # and not Path, which would mangle URLs
-        typer.Argument(metavar="STORE...", help="A feature store, or several read as one."),
+        typer.Argument(metavar="STORE", help="A feature store, or several read as one."),
     ],
     to: Annotated[ExportFormat, typer.Option("--to", help="The format.")],
     out: Annotated[Path, typer.Option("--out", help="New file; for npz and csv, new folder.")],
@@ -144,7 +154,11 @@ def export(
         return
     console.result(f"{out}: {done.clips} clips, {done.rows} frames")
     if done.left_out:
-        console.warn(f"{done.left_out} clips without frames are left out: {to} cannot say why")
+        lacking = "frames or landmarks" if to is ExportFormat.CSV else "frames"
+        console.warn(
+            f"{done.left_out} clips are left out, or one of their faces: {to} holds none "
+            f"without {lacking}"
+        )
 
 
 def import_(
@@ -194,8 +208,10 @@ def tracks(
     from store.tracks import import_tracks
 
     target = out or Path(store.absolute()).with_suffix(".tracks")
-    with package.open(store) as opened:
-        done = import_tracks(path, opened, target, columns=columns, missing=missing)
+    with package.open(store) as opened, console.work_progress("reading") as progress:
+        done = import_tracks(
+            path, opened, target, columns=columns, missing=missing, progress=progress
+        )
     for line in done.notes:
         console.note(line)
     names = done.companion.columns

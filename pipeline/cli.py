@@ -15,7 +15,7 @@ from pipeline.label_commands import labels_app
 from pipeline.licence_commands import licences
 from pipeline.live_commands import live
 from pipeline.model_commands import models
-from pipeline.options import FittedRun, Json, PackOfRun, Workers
+from pipeline.options import DeviceOption, FittedRun, Json, PackOfRun, Workers
 from pipeline.report_commands import report
 from pipeline.schema_commands import schema
 from stages.extract.device import Device, Precision
@@ -24,11 +24,13 @@ from stages.extract.recipe import WhichFaces
 app = typer.Typer(
     name="pipeline",
     cls=group.CommandLine,
-    context_settings={"auto_envvar_prefix": group.PREFIX},
+    context_settings={"auto_envvar_prefix": group.PREFIX, "max_content_width": 120},
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
-    help="From a folder of short face videos to per-frame features, and from those to a score.",
+    rich_markup_mode=None,  # rich would cost every --help a third of a second
+    help="From a folder of short face videos to per-frame features, and from those to a score.\n\n"
+    "Example: pipeline extract videos/",
 )
 app.add_typer(packs_app, name="packs")
 app.add_typer(store_app, name="store")
@@ -52,10 +54,6 @@ DEFAULT_RUNS = Path("runs")
 
 Videos = Annotated[
     list[Path], typer.Argument(help="Folders of videos and still images, or single files.")
-]
-DeviceOption = Annotated[
-    Device,
-    typer.Option(help="Where the nets run; an error where it is not live. auto: cuda, else cpu."),
 ]
 PerFrame = Annotated[
     Path | None,
@@ -133,9 +131,12 @@ def extract(
         int | None,
         typer.Option(min=16, max=512, help="Their side. [default: the store's, or 224 pixels]"),
     ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Extract clips again that are done.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Extract clips again that are done.")
+    ] = False,
     retry_failed: Annotated[
-        bool, typer.Option(help="Try clips again that failed or were unreadable.")
+        bool,
+        typer.Option("--retry-failed", help="Try clips again that failed or were unreadable."),
     ] = False,
     scheduler: Annotated[
         str | None,
@@ -147,7 +148,9 @@ def extract(
             metavar="I/N", help="Only the I-th of N parts, for N machines with a store each."
         ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option(help="Say what would be done, do nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, do nothing.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Turn videos into per-frame features: detect, follow, align, embed, store.
@@ -193,6 +196,9 @@ def extract(
         console.emit(summary.to_dict())
     else:
         console.extraction(summary)
+    if set(summary.statuses) == {"failed"}:
+        console.warn("every clip of this run failed; once that is mended, --retry-failed goes on")
+        raise typer.Exit(1)
     if summary.plan.changed:
         raise typer.Exit(2)
 
@@ -303,7 +309,7 @@ def score(
 
 @app.command()
 def overlay(
-    clip: Annotated[Path, typer.Argument(help="The video itself.")],
+    clip: Annotated[Path, typer.Argument(metavar="VIDEO", help="The video itself.")],
     store: Annotated[str, typer.Option(help="The feature store, or s3://...")] = (
         str(DEFAULT_STORE)  # and not Path, which would mangle URLs
     ),
@@ -317,12 +323,14 @@ def overlay(
 
     Example: pipeline overlay videos/a.mp4 --store features.store --out annotated.mp4
     """
+    from stages.extract.inputs import clip_id
     from stages.extract.overlay import overlay as draw
 
+    known = name or clip_id(clip.name)
     with interrupted(NOTHING_KEPT), console.work_progress("drawing") as progress:
-        frames = draw(name or clip.name, clip, store, out, progress)
+        frames = draw(known, clip, store, out, progress)
     if json:
-        console.emit({"clip": name or clip.name, "frames": frames, "out": str(out)})
+        console.emit({"clip": known, "frames": frames, "out": str(out)})
         return
     console.result(f"{frames} frames drawn: {out}")
 

@@ -8,18 +8,26 @@ from typing import Annotated, Any
 import typer
 
 from pipeline import care_commands, console
+from pipeline.group import Group
 from pipeline.options import Json
 
 packs_app = typer.Typer(
-    no_args_is_help=True, help="Model packs: what the clips are looked at with."
+    cls=Group,
+    no_args_is_help=True,
+    help="Model packs: what the clips are looked at with.\n\nExample: pipeline packs install lite",
 )
-store_app = typer.Typer(no_args_is_help=True, help="Feature stores: look into them, care for them.")
+store_app = typer.Typer(
+    cls=Group,
+    no_args_is_help=True,
+    help="Feature stores: look into them, care for them.\n\n"
+    "Example: pipeline store info features.store",
+)
 care_commands.add_to(store_app)
 
 Name = Annotated[str, typer.Argument(help="A pack's name, or its folder.")]
 Stores = Annotated[
     list[str],  # and not Path, which would mangle URLs
-    typer.Argument(metavar="STORE...", help="A feature store, or several read as one; or s3://..."),
+    typer.Argument(metavar="STORE", help="A feature store, or several read as one; or s3://..."),
 ]
 
 
@@ -78,7 +86,8 @@ def verify_pack(name: Name, json: Json = False) -> None:
     """
     from stages.extract import packs
 
-    problems = packs.verify(name)
+    with console.work_progress("checking") as progress:
+        problems = packs.verify(name, progress)
     if json:
         console.emit({"pack": name, "ok": not problems, "problems": problems})
     else:
@@ -217,6 +226,8 @@ def _repair(path: str) -> list[str]:
     ]
     if done.cut_rows:
         lines.append(f"{path}: {done.cut_rows} rows that no clip owns were cut")
+    if done.recounted:
+        lines.append(f"{path}: the number of rows that no clip owns was wrong and is counted anew")
     return lines
 
 
@@ -226,24 +237,33 @@ def digest(
     layer: Annotated[
         str | None, typer.Option(help="Of this layer's rows. [default: of all other arrays]")
     ] = None,
+    arrays: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,...", help="Of these arrays alone, as landmark,timestamp."),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Print a line a clip: its id and the sha256 over its rows of every array, or of a layer.
+    """Print a line a clip: its id and the sha256 over its rows of every array, or of some.
 
     Independent of the order in which clips were written; equal for equal features.
     Example: pipeline store digest features.store
     """
     import store as stores
     from store import layer_writer
+    from store.errors import StoreError
 
+    if layer is not None and arrays is not None:
+        raise StoreError("--layer and --arrays: expected one of them", "Ask twice.")
+    names = None if arrays is None else [name.strip() for name in arrays.split(",")]
     with console.work_progress("reading") as progress:
         found = list(
-            stores.digest(_one_or_several(store), progress)
+            stores.digest(_one_or_several(store), progress, arrays=names)
             if layer is None
-            else (line for one in store for line in layer_writer.digest(one, layer))
+            else (line for one in store for line in layer_writer.digest(one, layer, progress))
         )
     if json:
-        console.emit({"store": _told(store), "clips": dict(found)})
+        told = {"store": _told(store), "clips": dict(found)}
+        console.emit(told if names is None else {**told, "arrays": names})
         return
     for clip, sha256 in found:
         console.result(f"{clip} {sha256}")

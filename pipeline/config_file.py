@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,8 @@ def read(path: Path, ctx: typer.Context) -> dict[str, Any]:
     ConfigFileError
         Names the file, the key and what was expected.
     """
+    import tomllib  # not for --help, which mostly meets no file
+
     try:
         with path.open("rb") as file:
             values = tomllib.load(file)
@@ -102,6 +102,8 @@ def _unknown(
         tables = ", ".join(f"[{prefix}{owner}]" for owner in owners)
         hint = f"the options of a command stand below its name: {tables}"
         return ConfigFileError(f"{where}: {what} knows no such option or command", hint)
+    import difflib
+
     nearest = difflib.get_close_matches(key.replace("_", "-"), known, 1, cutoff=0.0)
     hint = f"the nearest that is known is {nearest[0]}" if nearest else ""
     return ConfigFileError(f"{where}: {what} knows no such option or command", hint)

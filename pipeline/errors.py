@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from pipeline import console
+from pipeline.libraries import mend_for
 from store.errors import FacepipeError
 
 TRACEBACK_VARIABLE = "FACEPIPE_TRACEBACK"
@@ -43,7 +44,8 @@ def run_reporting(app: Callable[[], object]) -> None:
         first = (str(error).splitlines() or [""])[0]
         console.error(
             f"{type(error).__name__}: {first}",
-            f"this is a fault of facepipe: set {TRACEBACK_VARIABLE}=1 and report what it prints",
+            mend_for(error)
+            or f"this is a fault of facepipe: set {TRACEBACK_VARIABLE}=1 and report what it prints",
         )
         sys.exit(1)
 

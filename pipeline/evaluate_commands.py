@@ -221,7 +221,7 @@ def _show(evaluated: Evaluated, json: bool) -> None:
     from stages.fit.explain import explain_sentences
     from stages.fit.report import REPORT, estimate_text
     from stages.fit.tasks_report import COLUMNS, tasks_rows
-    from stages.fit.verdict import difference_sentences, subset_sentences
+    from stages.fit.verdict import difference_sentences, divergence_sentences, subset_sentences
 
     comparison = evaluated.comparison
     if json:
@@ -237,6 +237,7 @@ def _show(evaluated: Evaluated, json: bool) -> None:
                     for link in evaluated.links
                 ],
                 "tasks": {n: [vars(a) for a in found] for n, found in evaluated.tasks.items()},
+                "diverged": {n: [vars(d) for d in lost] for n, lost in evaluated.diverged.items()},
             }
         )
         return
@@ -253,6 +254,7 @@ def _show(evaluated: Evaluated, json: bool) -> None:
     if evaluated.tasks:
         console.table("beside the score", list(COLUMNS), tasks_rows(evaluated.tasks))
     for sentence in [
+        *divergence_sentences(evaluated.diverged, evaluated.study.design),
         *subset_sentences(comparison, ALL),
         *difference_sentences(comparison, evaluated.asked),
         *explain_sentences(evaluated.links),

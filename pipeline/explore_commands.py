@@ -19,7 +19,7 @@ class NeedsBokehError(FacepipeError, ImportError):
 def explore(
     store: Annotated[
         list[str],
-        typer.Argument(metavar="STORE...", help="A feature store, or several read as one."),
+        typer.Argument(metavar="STORE", help="A feature store, or several read as one."),
     ],
     videos: Annotated[
         Path | None,

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pipeline import console
-from pipeline.options import Json, Workers
+from pipeline.options import DeviceOption, Json, Workers
 from stages.extract.device import Device
 
 
@@ -53,9 +53,7 @@ def features(
     pack: Annotated[
         str | None, typer.Option(help="Where the store's pack is. [default: found by its name]")
     ] = None,
-    device: Annotated[
-        Device, typer.Option(help="Where the net runs. auto: cuda, else cpu.")
-    ] = Device.AUTO,
+    device: DeviceOption = Device.AUTO,
     workers: Workers = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew.")] = False,
     json: Json = False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,11 +53,21 @@ def _mdr(store: Any, labels: Path, target: Path, settings: Sequence[str]) -> Mdr
         from stages.fit.dynamics.pixels import fit_pixels as fit
     else:
         from stages.fit.dynamics.run import fit_mdr as fit
-    return fit(store, target, config, labels, console.note)
+    passes = 0
+    with console.fold_progress("training") as bar:
+
+        def progress(row: dict[str, float]) -> None:
+            nonlocal passes
+            passes += row["epoch"] == 1
+            bar(f"training, pass {passes}", int(row["epoch"]), config.epochs)
+
+        return fit(store, target, config, labels, console.note, progress)
 
 
 def _au(store: Any, labels: Path, target: Path, settings: Sequence[str]) -> AuResult:
     from stages.fit.action_units import AuConfig, fit_au
     from stages.fit.config import read_settings
 
-    return fit_au(store, labels, target, read_settings(AuConfig, settings), console.note)
+    config = read_settings(AuConfig, settings)
+    with console.fold_progress() as bar:
+        return fit_au(store, labels, target, config, console.note, partial(bar, "folds"))

@@ -1,14 +1,14 @@
-"""What all commands have in common: help that shows brackets, variables, --quiet, a file."""
+"""What all commands have in common: names of values, variables, --quiet, a file of options."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import typer
-from rich.markup import escape
 from typer.core import TyperGroup
 
 from pipeline import config_file, console
@@ -17,24 +17,50 @@ from store.errors import FacepipeError
 
 PREFIX = "PIPELINE"  # of environment variables
 FIRST = ("extract", "fit", "score")  # what a new user needs, in that order
+# What help calls an option's value; where nothing stands here, as the option itself.
+_NOUNS = {
+    **dict.fromkeys(("workers", "jobs", "every", "crops", "trials", "tune", "seed", "port"), "N"),
+    **dict.fromkeys(("folds", "inner", "repeats"), "N"),
+    **dict.fromkeys(("time-limit", "window"), "SECONDS"),
+    **dict.fromkeys(("config", "config-file", "labels"), "FILE"),
+    **dict.fromkeys(("run", "folder", "videos", "per-frame"), "FOLDER"),
+    "out": "PATH",
+    "crop-size": "PIXELS",
+    "set": "KEY=VALUE",
+}
 
 
-class CommandLine(TyperGroup):
+class Group(TyperGroup):
+    """Commands whose help comes at once."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Leave what nobody gave unset; typer would import pydantic to look at each None."""
+        for param in self.get_params(ctx):  # also --help and completion, which come last
+            _leave_unset(param)
+        return super().parse_args(ctx, args)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """List the commands, each with all of its first sentence."""
+        rows = [(c, self.commands[c].get_short_help_str(1000)) for c in self.list_commands(ctx)]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+class CommandLine(Group):
     """The root of the command line, which prepares each command below it.
 
-    Everywhere, what stands in brackets in a help text is shown: rich would take it for markup.
-    Every option has a variable that is named as the option is; ``--quiet`` is understood after a
-    command as well as before it.
+    Every option has a variable that is named as the option is; ``--quiet`` is understood after
+    every word as well as before the first.
     """
 
     def __init__(self, **attrs: Any) -> None:
         super().__init__(**attrs)
         (quiet,) = (param for param in self.params if param.name == "quiet")
         for words, command in walk(self):
-            if not hasattr(command, "commands"):
+            if command is not self:
                 command.params.append(quiet)
-            command.help = escape(command.help) if command.help else None
-            command.epilog = escape(command.epilog) if command.epilog else None
+            # An example stands by itself and is not wrapped, to be copied.
+            command.help = re.sub(r"\s+(?=Example: )", "\n\n\b\n", command.help or "")
             for param in command.params:
                 if param is not quiet:
                     _prepare(param, "_".join([PREFIX, *words]))
@@ -69,13 +95,31 @@ def walk(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str,
         yield from walk(below, (*words, name))
 
 
+def _leave_unset(param: Any) -> None:
+    process = param.process_value
+
+    def quick(ctx: Any, value: Any) -> Any:
+        if value is not None:
+            return process(ctx, value)
+        return param.callback(ctx, param, None) if param.callback else None
+
+    param.process_value = quick
+
+
 def _prepare(param: Any, prefix: str) -> None:
-    if getattr(param, "help", None):
-        param.help = escape(param.help)
     param.show_envvar = False  # the rule is told once, a line for each would bury the help
     name = config_file.option_name(param)
+    if param.metavar is None and not getattr(param, "is_flag", False) and not _lists_choices(param):
+        param.metavar = _NOUNS.get(name or "", (name or param.name).upper())
+    if param.param_type_name == "argument":
+        param.display_type_rich = lambda ctx: ""  # "<list[Path]>" after its name says nothing
     if name is not None and name.replace("-", "_") != param.name:
         param.envvar = f"{prefix}_{name}".upper().replace("-", "_")
+
+
+def _lists_choices(param: Any) -> bool:
+    described = getattr(param, "type_descriptor", None)  # where typer does without click
+    return described.is_choice if described else hasattr(param.type, "choices")
 
 
 def configure(ctx: typer.Context, path: Path | None) -> Path | None:

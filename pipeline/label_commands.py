@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pipeline import console
+from pipeline.group import Group
 from pipeline.options import Json
 
-labels_app = typer.Typer(no_args_is_help=True, help="Labels: the scores that a model learns.")
+labels_app = typer.Typer(
+    cls=Group,
+    no_args_is_help=True,
+    help="Labels: the scores that a model learns.\n\nExample: pipeline labels from-info videos/",
+)
 SHOWN = 10  # clips that are left out, in full; all are in the file beside the labels
 
 
@@ -29,9 +35,13 @@ def from_info(
         typer.Option(
             metavar="FORMULA",
             help="like-rate, log-likes-given-views, age-corrected, or arithmetic over likes, "
-            "views, comments, reposts, saves, followers, duration_s, age_days.",
+            "views, comments, reposts, saves, followers, duration_s, age_days, or any other "
+            "number in the files.",
         ),
     ] = "like-rate",
+    min_views: Annotated[
+        int, typer.Option(min=0, help="Leave out clips with fewer views than so many.")
+    ] = 0,
     json: Json = False,
 ) -> None:
     """Score clips by the likes and views that yt-dlp noted beside them; subset is the channel.
@@ -41,7 +51,8 @@ def from_info(
     """
     from pipeline.automatic_labels import labels_from_info
 
-    written = labels_from_info(videos, out, score)
+    with console.fold_progress() as progress:
+        written = labels_from_info(videos, out, score, min_views, partial(progress, "clips"))
     labels = written.labels
     if json:
         console.emit({"score": score, **written.to_dict()})

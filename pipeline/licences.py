@@ -45,7 +45,8 @@ _IN_WORDS = {
     "zlib/libpng": "Zlib",
 }
 
-# What is in these licences' texts and in no other's.
+# What is in these licences' texts and in no other's. A text of the GNU family says which version,
+# and not whether later ones may be chosen: the notice in a package's own files does.
 _BSD = "Redistributions in binary form must reproduce the above copyright"
 _TEXTS = (
     ("Apache-2.0", re.compile("Apache License,? Version 2.0, January 2004")),
@@ -54,7 +55,14 @@ _TEXTS = (
     ("MIT", re.compile("Permission is hereby granted, free of charge, to any person obtaining")),
     ("ISC", re.compile("Permission to use, copy, modify, and/or distribute this software for any")),
     ("MPL-2.0", re.compile("Mozilla Public License,? Version 2.0")),
+    ("LGPL-3.0-only", re.compile("GNU LESSER GENERAL PUBLIC LICENSE Version 3,")),
+    ("LGPL-2.1-only", re.compile("GNU LESSER GENERAL PUBLIC LICENSE Version 2.1,")),
+    ("GPL-3.0-only", re.compile("GNU GENERAL PUBLIC LICENSE Version 3,")),
+    ("GPL-2.0-only", re.compile("GNU GENERAL PUBLIC LICENSE Version 2,")),
 )
+_OR_LATER = re.compile(r"either version [\d.]+ of the License, or \(at your option\) any later")
+_FIELDS = ("License-Expression", "License", "Classifier", "Description")
+_HEAD = 3000  # characters of a module in which its notice stands
 # Bundled parts keep theirs elsewhere or under other names.
 _LICENCE_FILE = re.compile(r"[^/]+\.dist-info/(licenses/)?(licen[cs]e|copying)[^/]*", re.I)
 _DESCRIBED = re.compile(
@@ -126,9 +134,18 @@ def of(package: Distribution) -> Licence:
     name, version = canonicalize_name(package.metadata["Name"]), package.version
     for text, source in said:
         if spdx := _of_words(text) or _of_text(text):
+            if source not in _FIELDS and spdx.endswith("-only") and _or_later(package):
+                spdx = spdx.removesuffix("-only") + "-or-later"
             return Licence(name, version, spdx, _short(text), source)
     text, source = said[0] if said else ("", "nowhere")
     return Licence(name, version, None, _short(text), source)
+
+
+def _or_later(package: Distribution) -> bool:
+    """Whether the notices in a package's modules let later versions of a GNU licence be chosen."""
+    modules = (file for file in package.files or [] if file.suffix == ".py")
+    heads = (_read(package, file)[:_HEAD].replace("#", " ") for file in modules)
+    return any(_OR_LATER.search(" ".join(head.split())) for head in heads)
 
 
 def _statements(package: Distribution) -> Iterator[tuple[str, str]]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pipeline import console
-from pipeline.options import FittedRun, Json, PackOfRun
+from pipeline.options import DeviceOption, FittedRun, Json, PackOfRun
 from stages.extract.device import Device
 
 
@@ -20,9 +22,7 @@ def live(
         typer.Option(help="Write an mp4. [default: a window; live.mp4 where there is no screen]"),
     ] = None,
     pack: PackOfRun = None,
-    device: Annotated[
-        Device, typer.Option(help="Where the nets run; an error where it is not live.")
-    ] = Device.AUTO,
+    device: DeviceOption = Device.AUTO,
     every: Annotated[
         int | None,
         typer.Option(min=1, help="Detect at least on every so many-th frame. [default: the run's]"),
@@ -38,7 +38,7 @@ def live(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Score a camera or a file while it runs: box, landmarks, running score, latency.
+    """Score a camera or a file while it runs: box, landmarks, running score with its 95 % interval.
 
     Ends with the file, with q in the window, or with Ctrl-C. Example: pipeline live --source 0
     """
@@ -49,12 +49,16 @@ def live(
 
     chosen = run or newest_run(DEFAULT_RUNS)
     options = LiveOptions(source, chosen, out, pack, device, every, window, store)
-    result = run_live(options, console.note)
+    with console.fold_progress("frames") as told_frames:
+        result = run_live(options, console.note, partial(told_frames, "frames"))
     told = result.to_dict()
     if json:
         console.emit({"source": source, "run": str(chosen), **told})
         return
     score = "no face" if result.score is None else f"score {result.score:.6g}"
+    low, high = result.interval
+    if isfinite(low):
+        score += f" (95 % interval {low:.4g} to {high:.4g})"
     latency = told["latency_ms"]
     console.result(
         f"{result.frames} frames, {result.valid_frames} with the face: {score}; "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -40,9 +39,7 @@ def report(
 
     chosen = run or newest_run(DEFAULT_RUNS)
     with interrupted(NOTHING_KEPT), console.fold_progress("report") as progress:
-        size = write_report(
-            Options(chosen, store, videos, blur), out, partial(progress, "filmstrips")
-        )
+        size = write_report(Options(chosen, store, videos, blur), out, progress, console.warn)
     if json:
         console.emit({"report": str(out), "run": str(chosen), "bytes": size})
     else:

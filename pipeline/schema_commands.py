@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as json_
-from importlib import resources
 from typing import Annotated, Any
 
 import typer
@@ -20,6 +19,8 @@ class NoSchemaError(FacepipeError, KeyError):
 
 def schemas() -> dict[str, dict[str, Any]]:
     """Return the JSON schema (draft 2020-12) of every command's ``--json`` by command."""
+    from importlib import resources  # not for --help: it imports half of the library
+
     files = (resources.files("pipeline") / "schemas").iterdir()
     found = [json_.loads(f.read_text("utf-8")) for f in files if f.name.endswith(".json")]
     return {_command(told): told for told in sorted(found, key=_command)}

@@ -23,23 +23,23 @@ import numpy as np
 
 import store
 from stages.extract.device import Device, Precision
-from stages.extract.inputs import InputError
+from stages.extract.inputs import InputError, clip_id
 from stages.extract.layer_run import pack_of
 from stages.extract.live import LiveExtractor, LiveFace, camera
 from stages.extract.nets import Nets, open_nets
-from stages.extract.overlay import draw_face, draw_text, open_writer, thickness
+from stages.extract.overlay import VideoOut, draw_face, draw_text, thickness
 from stages.extract.recipe import Recipe
 from stages.extract.run import provenance
 from stages.extract.sessions import resolve_device
 from stages.extract.tags import tag_is_false
 from stages.extract.video import ClipReader, Frame, Image, UnreadableClipError
+from stages.fit.prediction_interval import half_width_of
 from stages.fit.run import Run, load_run
 from stages.fit.trainer import one_thread
 from store.clip_id import check_clip_id
 from store.schema import ClipRecord, ClipRows, Status
 
 CAMERA_WINDOW_S = 60.0
-CAMERA_FPS = 25.0
 WINDOW = "facepipe"
 _RECENT = 100  # frames whose latency is shown
 # Scoring goes over all rows so far, so that a long clip cannot be scored after every frame: what is
@@ -90,26 +90,38 @@ class LiveOptions:
 class LiveResult:
     """What came of it.
 
-    ``score``: the last one, in label units, None without a face; ``error``: root mean square error
-    of the run's held-out clips. ``latency_ms``: of every frame, from its picture to its score.
-    ``seconds``: of the whole, decoding, drawing and writing included. ``out``: the mp4, if any.
+    ``score``: the last one, in label units, None without a face. ``error``, ``half_width``: root
+    mean square error of the run's held-out clips, and how far to either side of a score its 95 %
+    prediction interval goes (see prediction_interval.half_width). ``latency_ms``: of every frame,
+    from its picture to its score. ``seconds``: of the whole, decoding, drawing and writing
+    included. ``out``: the mp4, if any.
     """
 
     frames: int = 0
     valid_frames: int = 0
     score: float | None = None
     error: float | None = None
+    half_width: float = math.nan
     seconds: float = 0.0
     out: Path | None = None
     latency_ms: list[float] = field(default_factory=list, repr=False)
 
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Ends of the last score's 95 % prediction interval; NaN where there is none."""
+        score = math.nan if self.score is None else self.score
+        return score - self.half_width, score + self.half_width
+
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON types."""
+        low, high = self.interval
         median, late = percentiles(self.latency_ms)
         return {
             "frames": self.frames,
             "valid_frames": self.valid_frames,
             "score": self.score,
+            "score_low": low,
+            "score_high": high,
             "held_out_rmse": self.error,
             "frames_per_s": self.frames / self.seconds if self.seconds else None,
             "latency_ms": {"median": median, "p95": late},
@@ -186,11 +198,16 @@ class RunningScore:
         )
 
 
-def live(options: LiveOptions, echo: Callable[[str], None] = lambda line: None) -> LiveResult:
+def live(
+    options: LiveOptions,
+    echo: Callable[[str], None] = lambda line: None,
+    progress: Callable[[int, int | None], None] = lambda done, total: None,
+) -> LiveResult:
     """Score a camera or a file frame by frame, and show it or write it down.
 
     Ends with the file or the camera, with q or Escape in the window, or with Ctrl-C; what was
-    written until then is whole.
+    written until then is whole. ``progress`` gets every frame's number and how many the file says
+    that it has; None of a camera.
 
     Raises
     ------
@@ -219,17 +236,19 @@ def live(options: LiveOptions, echo: Callable[[str], None] = lambda line: None) 
     if window_s is None and options.camera is not None:
         window_s = CAMERA_WINDOW_S
     running = RunningScore(run, window_s)
-    result = LiveResult(error=run.metrics.get("test", {}).get("rmse"))
+    error = run.metrics.get("test", {}).get("rmse")
+    result = LiveResult(error=error, half_width=half_width_of(options.run))
     begin = time.perf_counter()
-    with one_thread(), _Output(options.out) as output, contextlib.suppress(KeyboardInterrupt):
-        for frame, fps in _frames(options, nets):
+    with one_thread(), _Output(options) as output, contextlib.suppress(KeyboardInterrupt):
+        for frame, total in _frames(options, nets):
             started = time.perf_counter()
             face = extractor.look(frame.image)
-            score = running.add(frame.timestamp, face)
+            result.score = running.add(frame.timestamp, face)
             result.latency_ms.append((time.perf_counter() - started) * 1000)
             result.frames += 1
             result.valid_frames += face is not None
-            if not output.put(_drawn(frame, face, score, result), fps):
+            progress(result.frames, total)
+            if not output.put(_drawn(frame, face, result), frame.timestamp):
                 break
     if not result.frames:
         raise InputError(f"{options.source}: no frame was read", "give another --source")
@@ -242,17 +261,17 @@ def live(options: LiveOptions, echo: Callable[[str], None] = lambda line: None) 
     return result
 
 
-def _frames(options: LiveOptions, nets: Nets) -> Iterator[tuple[Frame, float]]:
-    """Yield frames, and how many there are in a second as far as is known."""
+def _frames(options: LiveOptions, nets: Nets) -> Iterator[tuple[Frame, int | None]]:
+    """Yield frames, and how many there are in all, as far as is known."""
     if options.camera is not None:
         for frame in camera(options.camera):
-            yield frame, CAMERA_FPS
+            yield frame, None
         return
     path = Path(options.source)
     try:
         with ClipReader(path, _obey(path, nets)) as reader:
             for frame in reader:
-                yield frame, reader.info.fps or CAMERA_FPS
+                yield frame, reader.info.claimed_frames
     except UnreadableClipError as error:
         raise InputError(f"{path}: {error}", "give a camera's number, or a video") from None
 
@@ -268,13 +287,14 @@ def _obey(path: Path, nets: Nets) -> bool:
         return not end.value
 
 
-def _drawn(frame: Frame, face: LiveFace | None, score: float | None, result: LiveResult) -> Image:
+def _drawn(frame: Frame, face: LiveFace | None, result: LiveResult) -> Image:
     picture = frame.image.copy()
     if face is not None:
         draw_face(picture, face.box, face.landmark, f"{face.score:.2f}")
-    text = "no face yet" if score is None else f"score {score:.2f}"
-    if score is not None and result.error is not None:
-        text += f" +- {result.error:.2f} (held-out RMSE)"
+    text = "no face yet" if result.score is None else f"score {result.score:.2f}"
+    low, high = result.interval
+    if math.isfinite(low):
+        text += f" ({low:.2f} to {high:.2f} in 95 of 100)"
     thick = thickness(picture)
     draw_text(picture, text, (6 * thick, 18 * thick))
     median, late = percentiles(result.latency_ms[-_RECENT:])
@@ -284,38 +304,36 @@ def _drawn(frame: Frame, face: LiveFace | None, score: float | None, result: Liv
 
 
 class _Output:
-    """A window, or an mp4 that appears when all of it is written."""
+    """A window, or a video that appears when all of it is written."""
 
-    def __init__(self, out: Path | None) -> None:
-        self._out = out
+    def __init__(self, options: LiveOptions) -> None:
+        out = options.out
         if out is None and not _has_screen():
-            self._out = Path("live.mp4")
-        self._partial: Path | None = None
-        self._writer: cv2.VideoWriter | None = None
+            out = Path("live.mp4")
+        source = Path(options.source) if options.camera is None else None
+        self._video = VideoOut(out, source) if out is not None else None
         self.written: Path | None = None
 
     def __enter__(self) -> _Output:
         return self
 
-    def put(self, picture: Image, fps: float) -> bool:
-        """Show or write the next picture; False when the user has seen enough."""
-        if self._out is None:
+    def put(self, picture: Image, time: float) -> bool:
+        """Show or write the next picture, of ``time`` s; False when the user has seen enough."""
+        if self._video is None:
             cv2.imshow(WINDOW, picture)
             return cv2.waitKey(1) & 0xFF not in (ord("q"), 27)
-        if self._writer is None:
-            h, w = picture.shape[:2]
-            self._partial = self._out.with_name(f".{self._out.stem}.{os.getpid()}.partial.mp4")
-            self._writer = open_writer(self._partial, fps, (w, h), self._out)
-        self._writer.write(picture)
+        self._video.write(picture, time)
+        self.written = self._video.out
         return True
 
     def __exit__(self, *_: object) -> None:
-        if self._out is None:
+        if self._video is None:
             cv2.destroyAllWindows()
-        elif self._writer is not None and self._partial is not None:
-            self._writer.release()
-            os.replace(self._partial, self._out)
-            self.written = self._out
+            return
+        try:
+            self._video.finish()
+        finally:
+            self._video.discard()
 
 
 def _has_screen() -> bool:
@@ -326,7 +344,7 @@ def _has_screen() -> bool:
 
 
 def _keep(path: Path, source: str, rows: ClipRows, told: dict[str, Any]) -> None:
-    clip = f"camera{source}" if source.isdecimal() else Path(source).name
+    clip = f"camera{source}" if source.isdecimal() else clip_id(Path(source).name)
     check_clip_id(clip)
     valid = int(rows.valid.sum())
     record = ClipRecord(

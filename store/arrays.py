@@ -160,6 +160,17 @@ class Arrays:
         if self.crop_spec is not None and self.crop_rows != rows:
             self._arrays["crop"].resize((rows, *self.crop_spec.tail))
 
+    def beyond(self, rows: int, crop_rows: int) -> list[Path]:
+        """Return the files on a disk of shards that begin at these rows, or behind them."""
+        return [
+            file
+            for name in self._arrays
+            for top in (Path(str(self.path)) / name / "c").glob("*")
+            if int(top.name) * self._shard_rows(name) >= (crop_rows if name == "crop" else rows)
+            for file in (top, *top.rglob("*"))
+            if file.is_file()
+        ]
+
     def write(self, start: int, data: Mapping[str, AnyArray]) -> None:
         """Write rows ``start`` to ``start + n`` of every array in ``data``, which must fit."""
 

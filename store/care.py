@@ -50,8 +50,10 @@ def locked(path: str | PathLike[str]) -> Iterator[tuple[Paths, Index]]:
         lock.release()
 
 
-def whole(paths: Paths, index: Index) -> Arrays:
+def whole(paths: Paths, index: Index, *, spoil: bool = False) -> Arrays:
     """Mend what a killed writer left and return the arrays, in which a missing chunk is an error.
+
+    ``spoil``: overwrite what it left before it is deleted.
 
     Raises
     ------
@@ -59,7 +61,7 @@ def whole(paths: Paths, index: Index) -> Arrays:
         Arrays and index do not fit together.
     """
     meta = index.meta()
-    mended, _ = open_for_writing(paths, meta.feature_dtype, Layout(), meta.crop_size)
+    mended, _ = open_for_writing(paths, meta.feature_dtype, Layout(), meta.crop_size, spoil=spoil)
     mended.close()
     return Arrays(paths.arrays, meta.feature_dtype, crop_size=meta.crop_size)
 
@@ -92,8 +94,9 @@ def compact(path: str | PathLike[str], progress: Progress = unheard) -> tuple[in
 def forget(path: str | PathLike[str], clips: Sequence[str], progress: Progress = unheard) -> int:
     """Erase clips: no file of the store holds their ids or rows any more.
 
-    The arrays are written anew without them, and the shards that held their rows are overwritten
-    before they are deleted; the index is rebuilt with deleted content zeroed. A kill at any moment
+    The arrays are written anew without them, and the shards that held their rows, or rows that no
+    clip owns and that may have been theirs, are overwritten before they are deleted, as is all that
+    a killed writer left; the index is rebuilt with deleted content zeroed. A kill at any moment
     leaves the clips as they were, or gone for readers; ``compact`` then completes the erasure.
     Copies made elsewhere (backups, snapshots, what an SSD keeps behind its firmware) are out of
     reach.
@@ -121,7 +124,7 @@ def forget(path: str | PathLike[str], clips: Sequence[str], progress: Progress =
     with locked(path) as (paths, index):
         held = _held(paths, index, wanted)
         index.connection.execute("PRAGMA secure_delete=ON")
-        arrays = whole(paths, index)
+        arrays = whole(paths, index, spoil=True)
         records = [record for clip in wanted for record in held[clip]]
         doomed = _doomed(paths, arrays, index, records)
         compaction.compact(
@@ -163,17 +166,35 @@ def _held(paths: Paths, index: Index, clips: Sequence[str]) -> dict[str, list[Cl
 def _doomed(
     paths: Paths, arrays: Arrays, index: Index, records: Sequence[ClipRecord]
 ) -> list[Path]:
-    """Return the shards, by their paths below arrays.zarr, in which rows of the records lie."""
+    """Return the shards, by their paths below arrays.zarr, that may hold rows of the records.
+
+    Those that do, and those with rows that no clip owns, since these may be older ones of a clip
+    that was replaced, or of a flush that was cut short.
+    """
     rows = [(r.start, r.start + r.frames) for r in records if r.start is not None]
+    owned = ((r.start or 0, r.frames) for r in index.clips_by_start())
+    rows += _gaps(owned, index.meta().rows)
     numbers = _shards(rows, arrays.shard_rows)
     tops = [paths.arrays / name / "c" / str(n) for name in arrays.specs for n in sorted(numbers)]
     if arrays.crop_spec is not None:
         found = (crop_index.find(index.connection, r.clip, r.track) for r in records)
         crops = [(f.start, f.stop) for f in found if f is not None]
+        owned = ((f.start, len(f.frames)) for f in crop_index.by_start(index.connection))
+        crops += _gaps(owned, index.meta().crop_rows)
         numbers = _shards(crops, arrays.crop_shard_rows)
         tops += [paths.arrays / arrays.crop_spec.name / "c" / str(n) for n in sorted(numbers)]
     files = [file for top in tops for file in (top, *top.rglob("*")) if file.is_file()]
     return [file.relative_to(paths.arrays) for file in files]
+
+
+def _gaps(owned: Iterator[tuple[int, int]], end: int) -> list[tuple[int, int]]:
+    """Return the ranges of rows between those that are owned, and the row behind the last."""
+    gaps, at = [], 0
+    for start, count in owned:
+        if start > at:
+            gaps.append((at, start))
+        at = max(at, start + count)
+    return [*gaps, (at, end + 1)]
 
 
 def _shards(ranges: Sequence[tuple[int, int]], shard_rows: int) -> set[int]:

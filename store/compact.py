@@ -10,16 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from store import crop_index, durable, layers
 from store.arrays import Arrays
 from store.errors import StoreFormatError
-from store.index import Index, Meta
+from store.index import Index
 from store.layout import Layout, Paths
+from store.meta import Meta
 from store.opening import locate
 from store.progress import Progress, unheard
+from store.records import REPAIR, BadRecord
 from store.schema import ClipRecord
 
 Run = tuple[int, int]  # first row, rows
@@ -31,7 +34,7 @@ def compact(
     arrays: Arrays,
     layout: Layout,
     *,
-    without: Collection[str] = (),
+    without: Collection[Any] = (),
     instead: Iterable[ClipRecord] = (),
     spoil: Sequence[Path] = (),
     progress: Progress = unheard,
@@ -43,8 +46,8 @@ def compact(
     paths, index, arrays, layout
         Of the store, whose lock the caller holds.
     without : collection of str
-        Clips that go with all of their tracks, rows and journalled rows, in the transaction that
-        switches over: a kill leaves them all or none.
+        Clips, or what stands in the place of an id, that go with all of their tracks, rows and
+        journalled rows, in the transaction that switches over: a kill leaves them all or none.
     instead : iterable of ClipRecord
         Records without rows that are put into the index in the same transaction.
     spoil : sequence of Path
@@ -78,8 +81,19 @@ def compact(
     finish(paths, index, spoil)
 
 
-def finish(paths: Paths, index: Index, spoil: Sequence[Path] = ()) -> None:
+def finish(
+    paths: Paths, index: Index, spoil: Sequence[Path] = (), *, spoil_all: bool = False
+) -> None:
     """Complete the switch from wherever it was left. Does nothing without an intent.
+
+    Parameters
+    ----------
+    paths, index
+        Of the store.
+    spoil : sequence of Path
+        Files below the old arrays that are overwritten before they are deleted.
+    spoil_all : bool
+        Whether all that is deleted is overwritten first.
 
     Raises
     ------
@@ -91,8 +105,8 @@ def finish(paths: Paths, index: Index, spoil: Sequence[Path] = ()) -> None:
     if place is None and meta.next_generation is None:
         return  # damaged; the caller says how, and what might help to mend it stays
     if meta.next_generation is None:
-        layers.drop(paths, meta.generation)
-        _clean(paths)
+        layers.drop(paths, meta.generation, spoil=spoil_all)
+        _clean(paths, spoil_all)
         return
     if place is None:
         raise StoreFormatError(
@@ -101,7 +115,7 @@ def finish(paths: Paths, index: Index, spoil: Sequence[Path] = ()) -> None:
         )
     if not place.moved:
         if not paths.next_arrays.exists():
-            _undo(paths, index, place.folder == paths.old_arrays)
+            _undo(paths, index, place.folder == paths.old_arrays, spoil_all)
             return
         if place.folder == paths.arrays:
             durable.rename(paths.arrays, paths.old_arrays)
@@ -109,11 +123,11 @@ def finish(paths: Paths, index: Index, spoil: Sequence[Path] = ()) -> None:
     _apply(index, meta)
     for file in spoil:
         durable.overwrite(paths.old_arrays / file)
-    layers.drop(paths, index.meta().generation, spoil=bool(spoil))
-    _clean(paths)
+    layers.drop(paths, index.meta().generation, spoil=spoil_all or bool(spoil))
+    _clean(paths, spoil_all)
 
 
-def _undo(paths: Paths, index: Index, renamed: bool) -> None:
+def _undo(paths: Paths, index: Index, renamed: bool, spoil_all: bool) -> None:
     if renamed:
         durable.rename(paths.old_arrays, paths.arrays)
     with index.transaction():
@@ -121,7 +135,7 @@ def _undo(paths: Paths, index: Index, renamed: bool) -> None:
         if index.meta().crop_size is not None:
             crop_index.set_moved(index.connection, ())
         index.set_meta(next_generation=None, next_rows=None, next_crop_rows=None)
-    _clean(paths)
+    _clean(paths, spoil_all)
 
 
 def _apply(index: Index, meta: Meta) -> None:
@@ -139,20 +153,24 @@ def _apply(index: Index, meta: Meta) -> None:
             index.set_meta(crop_rows=meta.next_crop_rows, next_crop_rows=None)
 
 
-def _clean(paths: Paths) -> None:
-    durable.remove_tree(paths.old_arrays)
-    durable.remove_tree(paths.next_arrays)
+def _clean(paths: Paths, spoil_all: bool) -> None:
+    for folder in (paths.old_arrays, paths.next_arrays):
+        if spoil_all:
+            durable.overwrite_tree(folder)
+        durable.remove_tree(folder)
 
 
 def _plan(
-    index: Index, without: Collection[str]
+    index: Index, without: Collection[Any]
 ) -> tuple[list[Run], list[tuple[str, int, int]], int]:
     runs: list[Run] = []
     starts: list[tuple[str, int, int]] = []
     rows = 0
-    for record in index.clips_by_start():
+    for record in index.each(by_start=True):
         if record.clip in without:
             continue
+        if isinstance(record, BadRecord):
+            raise StoreFormatError(record.problem, REPAIR)
         start = record.start or 0
         starts.append((record.clip, record.track, rows))
         rows += record.frames
@@ -161,15 +179,17 @@ def _plan(
 
 
 def _plan_crops(
-    index: Index, meta: Meta, without: Collection[str]
+    index: Index, meta: Meta, without: Collection[Any]
 ) -> tuple[list[Run], list[tuple[str, int, int]], int]:
     if meta.crop_size is None:
         return [], [], 0
     runs: list[Run] = []
     starts: list[tuple[str, int, int]] = []
     rows = 0
-    for found in crop_index.by_start(index.connection):
+    for found in crop_index.each(index.connection):
         if found.clip not in without:
+            if isinstance(found, BadRecord):
+                raise StoreFormatError(f"clip {found.clip!r}, {found.problem}", REPAIR)
             starts.append((found.clip, found.track, rows))
             rows += len(found.frames)
             add_run(runs, found.start, len(found.frames))

@@ -11,9 +11,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +23,7 @@ import numpy.typing as npt
 import zarr
 from zarr.codecs import BloscCodec
 
+from store import making
 from store.errors import StoreError, StoreMismatchError, StoreWriteError
 from store.reader import Store
 from store.schema import CHUNK_ROWS, SHARD_ROWS
@@ -139,6 +139,22 @@ def open_companion(folder: str | os.PathLike[str]) -> Companion:
     return found
 
 
+def beside(path: str | os.PathLike[str]) -> list[Path]:
+    """Return the folders next to a store that hold such an array of its rows, of any generation."""
+    place = Path(path).absolute()
+    with Store(place) as opened:
+        created = opened.created
+    found = []
+    for about in sorted(place.parent.glob(f"*/{ABOUT}")):
+        try:
+            stores = open_companion(about.parent).stores
+        except CompanionError:
+            continue  # an about.json of something else
+        if any(isinstance(part, dict) and part.get("created") == created for part in stores):
+            found.append(about.parent)
+    return found
+
+
 def write_companion(
     folder: str | os.PathLike[str],
     source: Opened,
@@ -241,18 +257,16 @@ def _shards(
 @contextmanager
 def _complete(target: Path) -> Iterator[Path]:
     """Give a temporary sibling that becomes ``target`` if the block succeeds."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
-    except OSError as error:
-        raise StoreWriteError(f"{target}: cannot be made ({error.strerror})") from None
-    try:
-        yield partial
-        partial.chmod(0o755)
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(partial, target)
-    except OSError as error:
-        raise StoreWriteError(f"{target}: cannot be written ({error.strerror})") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with ExitStack() as stack:
+        try:
+            partial = stack.enter_context(making.partial_folder(target))
+        except OSError as error:
+            raise StoreWriteError(f"{target}: cannot be made ({error.strerror})") from None
+        try:
+            yield partial
+            partial.chmod(0o755)
+            if target.exists():
+                shutil.rmtree(target)
+            os.replace(partial, target)
+        except OSError as error:
+            raise StoreWriteError(f"{target}: cannot be written ({error.strerror})") from None

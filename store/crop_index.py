@@ -10,7 +10,10 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
+from store.errors import StoreFormatError
+from store.records import REPAIR, BadRecord
 from store.schema import ClipCrops
 from store.select import PAGE
 
@@ -71,11 +74,24 @@ def find(
         f"SELECT {_COLUMNS} FROM {_MOVED if moved else 'crop'} WHERE clip = ? AND track = ?",
         (clip, track),
     ).fetchone()
-    return None if row is None else _record(*row)
+    return None if row is None else _sound(_read(row))
 
 
 def by_start(connection: sqlite3.Connection, *, moved: bool = False) -> Iterator[CropRecord]:
-    """Yield the crops of all tracks in the order of their rows, page by page."""
+    """Yield the crops of all tracks in the order of their rows, page by page.
+
+    Raises
+    ------
+    StoreFormatError
+        A row of the table is not as FORMAT.md says.
+    """
+    yield from map(_sound, each(connection, moved=moved))
+
+
+def each(
+    connection: sqlite3.Connection, *, moved: bool = False
+) -> Iterator[CropRecord | BadRecord]:
+    """Yield the crops as `by_start`, also rows of the table that are damaged."""
     query = (
         f"SELECT {_COLUMNS} FROM {_MOVED if moved else 'crop'} "
         f"WHERE (start, clip, track) > (?, ?, ?) ORDER BY start, clip, track LIMIT {PAGE}"
@@ -83,8 +99,7 @@ def by_start(connection: sqlite3.Connection, *, moved: bool = False) -> Iterator
     last: tuple[int, str, int] = (-(1 << 62), "", -1)
     while True:
         page = connection.execute(query, last).fetchall()
-        for row in page:
-            yield _record(*row)
+        yield from map(_read, page)
         if len(page) < PAGE:
             return
         last = (page[-1][2], page[-1][0], page[-1][1])
@@ -144,14 +159,28 @@ def apply_moved(connection: sqlite3.Connection) -> None:
         "WHERE moved_crop.clip = crop.clip AND moved_crop.track = crop.track)"
     )
     connection.execute(
-        "UPDATE crop SET start = (SELECT moved_crop.start FROM moved_crop "
-        "WHERE moved_crop.clip = crop.clip AND moved_crop.track = crop.track)"
+        "UPDATE crop SET start = moved_crop.start FROM moved_crop "
+        "WHERE moved_crop.clip = crop.clip AND moved_crop.track = crop.track"
     )
     connection.execute("DELETE FROM moved_crop")
 
 
-def _record(clip: str, track: int, start: int, crops: int, frames: str, sha: str) -> CropRecord:
-    numbers = tuple(json.loads(frames))
-    if len(numbers) != crops:
-        raise ValueError(f"crop: clip {clip!r}, track {track}: {crops} crops of frames {frames}")
+def _sound(found: CropRecord | BadRecord) -> CropRecord:
+    if isinstance(found, BadRecord):
+        raise StoreFormatError(f"index.sqlite: clip {found.clip!r}, {found.problem}", REPAIR)
+    return found
+
+
+def _read(row: tuple[Any, ...]) -> CropRecord | BadRecord:
+    clip, track, start, crops, frames, sha = row
+    if not isinstance(clip, str) or not isinstance(track, int) or not isinstance(sha, str):
+        return BadRecord(clip, f"crop: a row that holds {row[:3]}")
+    try:
+        numbers = tuple(json.loads(frames))
+    except (TypeError, ValueError):
+        numbers = ()
+    if not numbers or len(numbers) != crops or {*map(type, numbers)} != {int}:
+        return BadRecord(clip, f"crop: expected a JSON array of {crops} integers, got {frames!r}")
+    if not isinstance(start, int) or start < 0:
+        return BadRecord(clip, f"crop: expected a first row of 0 or more, got {start!r}")
     return CropRecord(clip, track, start, numbers, sha)

@@ -11,8 +11,9 @@ import numpy.typing as npt
 from store import crop_index
 from store.arrays import Arrays
 from store.crop_index import CropRecord
-from store.errors import StoreError
+from store.errors import StoreError, StoreFormatError
 from store.index import Index
+from store.records import BadRecord
 from store.schema import ClipCrops, ClipRecord, ClipRows
 
 Images = npt.NDArray[np.uint8]
@@ -128,7 +129,10 @@ def problems(
     ).fetchall():
         yield clip, track, "crop: expected crops of its valid frames, got none"
     end = 0
-    for found in crop_index.by_start(index.connection, moved=moved):
+    for found in crop_index.each(index.connection, moved=moved):
+        if isinstance(found, BadRecord):
+            yield found.clip, 0, found.problem
+            continue
         text = _problem(index, arrays, found, rows, end, moved)
         if text:
             yield found.clip, found.track, f"crop: {text}"
@@ -138,7 +142,10 @@ def problems(
 def _problem(
     index: Index, arrays: Arrays, found: CropRecord, rows: int, end: int, moved: bool
 ) -> str:
-    record = index.clip(found.clip, found.track, moved=moved)
+    try:
+        record = index.clip(found.clip, found.track, moved=moved)
+    except StoreFormatError:
+        return ""  # told of the record already
     if record is None or record.start is None:
         return "belongs to no clip with rows"
     if found.start < end:

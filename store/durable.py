@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from zarr.storage import LocalStore
 
@@ -36,13 +36,23 @@ def write_file(path: Path, data: Any) -> None:
     try:
         with partial.open("wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+            sync_file(file)
+        replace(partial, path)
     except Exception:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
+
+
+def sync_file(file: IO[bytes]) -> None:
+    """Make what was written to a file durable."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def replace(partial: Path, path: Path) -> None:
+    """Give a file that is complete its name, in the place of what had it."""
+    os.replace(partial, path)
 
 
 def sync_folder(folder: Path) -> None:
@@ -70,8 +80,18 @@ def overwrite(path: Path) -> None:
         left = path.stat().st_size
         while left:
             left -= file.write(bytes(min(left, 1 << 20)))
-        file.flush()
-        os.fsync(file.fileno())
+        sync_file(file)
+
+
+def overwrite_tree(folder: Path) -> None:
+    """Overwrite every file of a folder that may be there."""
+    for path in sorted(folder.rglob("*")):
+        overwrite(path)
+
+
+def remove(path: Path) -> None:
+    """Delete a file that may be there."""
+    path.unlink(missing_ok=True)
 
 
 def remove_tree(folder: Path) -> None:
@@ -80,10 +100,12 @@ def remove_tree(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-def remove_partials(folder: Path) -> None:
-    """Delete what a writer that was killed left half written."""
-    for path in folder.rglob(f"*{PARTIAL}"):
-        path.unlink(missing_ok=True)
+def remove_partials(folder: Path, spoil: bool = False) -> None:
+    """Delete what a writer that was killed left half written; overwrite it first if ``spoil``."""
+    for path in sorted(folder.rglob(f"*{PARTIAL}")):
+        if spoil:
+            overwrite(path)
+        remove(path)
 
 
 class DurableStore(LocalStore):
@@ -117,10 +139,18 @@ class DurableStore(LocalStore):
         write_file(path, data)
         self._dirty.add(path.parent)
 
+    async def delete(self, key: str) -> None:
+        """Delete one object: a shard of rows that are cut."""
+        self._check_writable()
+        path = self.root / key
+        await asyncio.to_thread(remove, path)
+        self._dirty.add(path.parent)
+
     def sync(self) -> None:
-        """Make every object set since the last call durable under its name."""
+        """Make every object set since the last call durable under its name, and every deletion."""
         for folder in sorted(self._dirty):
-            sync_folder(folder)
+            if folder.is_dir():  # rows are cut of an array that may have no folder of chunks
+                sync_folder(folder)
         self._dirty.clear()
 
 
@@ -151,7 +181,8 @@ def reporting(path: Path, doing: str) -> Iterator[None]:
     except (ValueError, RuntimeError, KeyError) as error:
         raise StoreDamagedError(
             f"{path}: the arrays are damaged ({doing}): {_one_line(error)}",
-            f"`pipeline store verify {path}` names the clips.",
+            f"`pipeline store verify --repair {path}` marks the damaged clips for re-extraction; "
+            "then run the same command again.",
         ) from error
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -19,7 +17,10 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, unquote
 
-from store import durable, records
+import numpy as np
+import numpy.typing as npt
+
+from store import durable, making, records
 from store.arrays import AnyArray
 from store.errors import FacepipeError, StoreError
 from store.progress import Progress, unheard
@@ -43,13 +44,15 @@ class Track:
 
     ``arrays``: some of the arrays of a store, (n, *tail) each; none for a clip without rows.
     ``record``: as it was exported, None from a file made by another program. ``fps``: frames a
-    second as the file says, for times that it does not say.
+    second as the file says, for times that it does not say. ``frame``: (n,) numbers of the rows'
+    frames, 0 the clip's first, where a file says that some are missing.
     """
 
     track: int
     arrays: Mapping[str, AnyArray]
     record: ClipRecord | None = None
     fps: float | None = None
+    frame: npt.NDArray[np.float64] | None = None
 
 
 @dataclass
@@ -83,9 +86,10 @@ class Sink(Protocol):
 
 @dataclass
 class Exported:
-    """What an export wrote: ``clips`` with ``rows``, and how many ``left_out`` had none to write.
+    """What an export wrote: ``clips`` with ``rows``, and how many it left out, all or in part.
 
-    HDF5 and npz hold clips without rows too, CSV and Parquet cannot.
+    HDF5 and npz hold clips without rows too, CSV and Parquet cannot; CSV holds no face of which
+    there are no landmarks.
     """
 
     clips: int = 0
@@ -134,25 +138,19 @@ def export(
         )
     header = Header(opened.provenance, opened.feature_dtype)
     done = Exported()
-    with durable.reporting(target, f"exporting to {form}"):
-        parent = target.absolute().parent
-        parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=parent))
-        try:
-            sink = made.sink(folder / target.name, header)
-            for clip, found in groupby(opened.records(), key=lambda record: record.clip):
-                tracks = [(r, _rows(opened, r)) for r in found]
-                if made.holds_rowless or any(arrays for _, arrays in tracks):
-                    sink.put(clip, tracks)
-                    done.clips += 1
-                    done.rows += sum(record.frames for record, _ in tracks)
-                    progress(done.rows, opened.n_rows)
-                else:
-                    done.left_out += 1
-            sink.close()
-            (folder / target.name).rename(target)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+    with durable.reporting(target, f"exporting to {form}"), making.partial_folder(target) as folder:
+        sink = made.sink(folder / target.name, header)
+        for clip, found in groupby(opened.records(), key=lambda record: record.clip):
+            held = list(found)
+            kept = [r for r in held if made.holds(r)]
+            if kept:
+                sink.put(clip, [(r, _rows(opened, r)) for r in kept])
+                done.clips += 1
+                done.rows += sum(record.frames for record in kept)
+                progress(done.rows, opened.n_rows)
+            done.left_out += len(kept) < len(held)
+        sink.close()
+        (folder / target.name).rename(target)
     return done
 
 

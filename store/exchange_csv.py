@@ -22,6 +22,7 @@ from store.exchange import (
     unnamed,
 )
 from store.mismatch import to_json
+from store.rows import absent
 from store.schema import ClipRecord
 from store.tables import write_csv
 
@@ -48,7 +49,7 @@ class CsvSink:
             self._names[name] = clip
         path = self._folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        made = pd.concat([_table(record.track, arrays) for record, arrays in tracks if arrays])
+        made = pd.concat([_table(record, arrays) for record, arrays in tracks])
         made = made.sort_values(["frame", "face_id"], kind="stable")
         # Nine significant digits tell any two float32 apart.
         write_csv(made, path, float_format="%.9g", lineterminator="\n")
@@ -59,17 +60,20 @@ class CsvSink:
         (self._folder / ABOUT).write_text(json.dumps(about, ensure_ascii=False), "utf-8")
 
 
-def _table(track: int, arrays: dict[str, AnyArray]) -> Any:
+def _table(record: ClipRecord, arrays: dict[str, AnyArray]) -> Any:
     import pandas as pd
 
     n = len(arrays["timestamp"])
     valid = arrays["valid"].astype(np.bool_)
     landmark = arrays["landmark"].reshape(n, 68, 2)
+    confidence = np.where(valid, arrays["score"].astype(np.float64), 0.0)
+    if "score" in absent(record):
+        confidence[:] = np.nan  # an empty cell: it is not known, and not low
     columns: dict[str, Any] = {
         "frame": np.arange(1, n + 1),
-        "face_id": np.full(n, track),
+        "face_id": np.full(n, record.track),
         "timestamp": [repr(float(t)) for t in arrays["timestamp"].astype(np.float64)],
-        "confidence": np.where(valid, np.nan_to_num(arrays["score"].astype(np.float64)), 0.0),
+        "confidence": confidence,
         "success": valid.astype(np.int64),
     }
     points = np.concatenate([landmark[:, :, 0], landmark[:, :, 1]], axis=1)  # (n, 136)
@@ -85,31 +89,36 @@ def source(path: Path) -> Source:
         There are none.
     """
     next(one_or_many(path, SUFFIX))
-    about: dict[str, Any] = {}
-    file = path / ABOUT
-    if file.is_file():
+    # Of an export also one file, or a folder of it, may be given.
+    folders = (folder for folder in (path, *path.absolute().parents) if (folder / ABOUT).is_file())
+    export = next(folders, None)
+    names: dict[str, str] = {}
+    provenance = None
+    if export is not None:
+        file = export / ABOUT
         try:
             about = dict(json.loads(file.read_text("utf-8")))
             names = {str(k): str(v) for k, v in dict(about.get("names", {})).items()}
+            provenance = dict(about["provenance"]) if "provenance" in about else None
         except (ValueError, TypeError) as error:
             raise ExchangeError(
                 f"{file}: expected the JSON that an export wrote, got another: {error}",
                 "Delete it, and the files are imported as made by another program.",
             ) from error
-    else:
-        names = {}
-    ours = bool(about)
     return Source(
-        lambda: _clips(path, names, ours),
+        lambda: _clips(path, names, export),
         lambda: sum(1 for _ in one_or_many(path, SUFFIX)),
-        about.get("provenance"),
+        provenance,
         "float16",
     )
 
 
-def _clips(path: Path, names: dict[str, str], ours: bool) -> Iterator[Clip]:
+def _clips(path: Path, names: dict[str, str], export: Path | None) -> Iterator[Clip]:
     for file, name in one_or_many(path, SUFFIX):
-        clip = names.get(name) or (clip_of(name, SUFFIX) if ours else name.removesuffix(SUFFIX))
+        clip = name.removesuffix(SUFFIX)
+        if export is not None:
+            name = file.absolute().relative_to(export.absolute()).as_posix()
+            clip = names.get(name) or clip_of(name, SUFFIX)
         yield Clip(clip, str(file), _tracks(file))
 
 
@@ -131,19 +140,22 @@ def _tracks(file: Path) -> list[Track]:
         )
     if table.empty:
         raise ExchangeError(f"{file}: expected at least one frame, got none")
+    first = 0.0
     if "frame" in table.columns:
-        order = np.argsort(_numbers(file, table, "frame").to_numpy(), kind="stable")
-        table = table.iloc[order]
+        frame = _numbers(file, table, "frame").to_numpy()
+        table, first = table.iloc[np.argsort(frame, kind="stable")], float(frame.min())
     if "face_id" not in table.columns:
-        return [_track(file, 0, table)]
+        return [_track(file, 0, table, first)]
     number = _numbers(file, table, "face_id")
     faces = sorted(number.dropna().unique())
     # The first face that OpenFace followed need not be its number 0.
     named = [int(face) for face in faces] if 0 in faces else range(len(faces))
-    return [_track(file, k, table[number == face]) for k, face in zip(named, faces, strict=True)]
+    return [
+        _track(file, k, table[number == face], first) for k, face in zip(named, faces, strict=True)
+    ]
 
 
-def _track(file: Path, number: int, table: Any) -> Track:
+def _track(file: Path, number: int, table: Any, first: float) -> Track:
     arrays: dict[str, AnyArray] = {}
     points = np.stack([_numbers(file, table, name).to_numpy(np.float64) for name in POINTS], axis=1)
     landmark = points.reshape(len(table), 2, 68).transpose(0, 2, 1).reshape(len(table), 136)
@@ -155,8 +167,13 @@ def _track(file: Path, number: int, table: Any) -> Track:
     if "timestamp" in table.columns:
         arrays["timestamp"] = _numbers(file, table, "timestamp").to_numpy(np.float64)
     if "confidence" in table.columns:
-        arrays["score"] = _numbers(file, table, "confidence").to_numpy(np.float64)
-    return Track(number, arrays)
+        score = _numbers(file, table, "confidence").to_numpy(np.float64)
+        if not np.isnan(score).all():
+            arrays["score"] = score
+    frame = None
+    if "frame" in table.columns:
+        frame = _numbers(file, table, "frame").to_numpy(np.float64) - first
+    return Track(number, arrays, frame=frame)
 
 
 def _numbers(file: Path, table: Any, name: str) -> Any:

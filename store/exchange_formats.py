@@ -16,6 +16,8 @@ from store.exchange import ExchangeError, Header, Sink, Source
 from store.exchange_rules import complete
 from store.progress import Progress, unheard
 from store.reader import Store
+from store.rows import absent
+from store.schema import ClipRecord
 from store.writer import Writer
 
 
@@ -23,18 +25,26 @@ from store.writer import Writer
 class Format:
     """How a format is written and, where it can be, read.
 
-    ``holds_rowless``: whether it can hold a clip that could not be extracted.
+    ``holds_rowless``: whether it can hold a clip that could not be extracted. ``needs``: an array
+    without which it can say nothing of a track.
     """
 
     sink: Callable[[Path, Header], Sink]
     source: Callable[[Path], Source] | None
     holds_rowless: bool
+    needs: str | None = None
+
+    def holds(self, record: ClipRecord) -> bool:
+        """Whether it can hold that track."""
+        if not record.status.has_rows:
+            return self.holds_rowless
+        return self.needs not in absent(record)
 
 
 FORMATS = {
     "hdf5": Format(exchange_hdf5.Hdf5Sink, exchange_hdf5.source, True),
     "npz": Format(exchange_npz.NpzSink, exchange_npz.source, True),
-    "csv": Format(exchange_csv.CsvSink, exchange_csv.source, False),
+    "csv": Format(exchange_csv.CsvSink, exchange_csv.source, False, needs="landmark"),
     "parquet": Format(exchange_parquet.ParquetSink, None, False),
 }
 
@@ -73,8 +83,8 @@ def import_from(
 
     Clips that the store holds are skipped, so that an import that was cut short goes on. Files that
     a facepipe store was exported to keep its provenance; others get a pack named ``imported``, with
-    format and file. Features are stored in the dtype of the store, or for a new one in that of the
-    first file (float16 or float32).
+    the format. Features are stored in the dtype of the store, or for a new one in that of the first
+    that the files hold (float16 or float32).
 
     Parameters
     ----------
@@ -108,7 +118,7 @@ def import_from(
         raise ExchangeError(f"{origin}: there is no such file or folder to import")
     source = source_of(origin)
     done, count = Imported(), source.count()
-    with Writer(out, _provenance(source, form, origin), _dtype(source, Path(out))) as writer:
+    with Writer(out, _provenance(source, form), _dtype(source, Path(out))) as writer:
         held = {(r.clip, r.track): r.status.has_rows for r in writer.records()}
         for clip in source.clips():
             _check_id(clip.clip, clip.where)
@@ -147,8 +157,10 @@ def _dtype(source: Source, out: Path) -> str:
         return source.feature_dtype or "float16"
 
 
-def _provenance(source: Source, form: str, path: Path) -> dict[str, Any]:
-    told = {"format": form, "file": str(path.absolute())}
+def _provenance(source: Source, form: str) -> dict[str, Any]:
+    # Neither path nor name of a file: clips and people are called so, and `forget` rewrites no
+    # session.
+    told = {"format": form}
     if source.provenance:
         return {**source.provenance, "imported": told}
     mark = hashlib.sha256(f"imported {form}".encode()).hexdigest()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import shutil
@@ -26,8 +25,16 @@ from store.exchange import (
     record_from_json,
     record_to_json,
 )
+from store.exchange_foreign import (
+    EXPECTED,
+    FEATURES,
+    TELLING,
+    arrays_in,
+    check_fps,
+    provenance_from,
+)
 from store.mismatch import to_json
-from store.schema import ClipRecord
+from store.schema import EMBEDDING_DIM, LANDMARK_DIM, ClipRecord
 
 _TRACK = re.compile(r"track(\d+)")
 # Free bytes below which nothing more is written: HDF5 holds back what it then cannot write, and a
@@ -105,20 +112,26 @@ def source(path: Path) -> Source:
         ours = "facepipe_export" in file.attrs
         told = _text(file.attrs.get("provenance")) if ours else None
         dtype = _text(file.attrs.get("feature_dtype")) if ours else None
-        first = next(_groups(h5py, file), None)
-        if first is None:
-            if not ours:
-                raise ExchangeError(
-                    f"{path}: expected groups with a dataset embedding (n,512) or landmark "
-                    f"(n,136), got {', '.join(list(file)[:3]) or 'an empty file'}"
-                )
-        elif dtype is None:
-            wide = (d for d in ("embedding", "appearance") if d in first)
-            name = next(wide, None)
-            narrow = name is None or first[name].dtype == np.float16
-            dtype = "float16" if narrow else "float32"
-    provenance = json.loads(told) if told else None
+        if not ours and next(_groups(h5py, file), None) is None:
+            raise ExchangeError(
+                f"{path}: expected groups with a dataset {EXPECTED}, "
+                f"got {', '.join(list(file)[:3]) or 'an empty file'}"
+            )
+        if dtype is None:
+            dtype = _first_dtype(h5py, file)
+    provenance = provenance_from(told, str(path))
     return Source(lambda: _clips(h5py, path, ours), lambda: _count(h5py, path), provenance, dtype)
+
+
+def _first_dtype(h5py: Any, file: Any) -> str | None:
+    """Return the dtype for the first features in the file, which the first clips may lack."""
+    for group in _groups(h5py, file):
+        for track in (group, *(group[key] for key in _track_names(h5py, group))):
+            found = _datasets(h5py, track, f"{file.filename}: group {track.name}")
+            for name in FEATURES:
+                if name in found:
+                    return "float16" if found[name].dtype == np.float16 else "float32"
+    return None
 
 
 def _opened(h5py: Any, path: Path) -> Any:
@@ -173,36 +186,50 @@ def _track_names(h5py: Any, group: Any) -> list[str]:
 
 
 def _is_track(h5py: Any, group: Any) -> bool:
-    return "record" in group.attrs or any(
-        isinstance(group.get(name), h5py.Dataset) for name in ("embedding", "landmark")
+    if "record" in group.attrs:
+        return True
+    named = any(isinstance(group.get(name), h5py.Dataset) for name in TELLING)
+    return named or any(
+        len(d.shape or ()) == 2 and d.shape[1] in (EMBEDDING_DIM, LANDMARK_DIM)
+        for d in _others(h5py, group).values()
     )
+
+
+def _others(h5py: Any, group: Any) -> dict[str, Any]:
+    """Return the datasets of a group that have none of our names, by name.
+
+    None of the file itself, which may hold tables of its own beside the clips' groups, and none of
+    clips that we exported: these have our names.
+    """
+    if group.name == "/" or "record" in group.attrs:
+        return {}
+    links = (k for k in group if k not in ARRAYS)
+    names = [k for k in links if group.get(k, getlink=True).__class__ is h5py.HardLink]
+    return {k: group[k] for k in names if isinstance(group[k], h5py.Dataset)}
+
+
+def _datasets(h5py: Any, group: Any, where: str) -> dict[str, Any]:
+    """Return the datasets of one track by the names that a store has for them."""
+    ours = {k: d for k in ARRAYS if isinstance(d := group.get(k), h5py.Dataset)}
+    held = {**ours, **_others(h5py, group)}
+    found = arrays_in({k: d.shape or () for k, d in held.items()}, where)
+    return {name: held[key] for name, key in found.items()}
 
 
 def _track(h5py: Any, group: Any, track: int, where: str, fps: float | None) -> Track:
     text = _text(group.attrs.get("record"))
     arrays = {}
-    for name in ARRAYS:
-        if isinstance(group.get(name), h5py.Dataset):
-            try:
-                arrays[name] = np.asarray(group[name][()])
-            except OSError as error:
-                raise ExchangeError(f"{where}: {name}: cannot be read: {error}") from error
+    for name, dataset in _datasets(h5py, group, where).items():
+        try:
+            arrays[name] = np.asarray(dataset[()])
+        except OSError as error:
+            raise ExchangeError(f"{where}: {name}: cannot be read: {error}") from error
     record = None if text is None else record_from_json(text, where)
     return Track(track, arrays, record, _fps(group.attrs, fps, where))
 
 
 def _fps(attrs: Any, otherwise: float | None, where: str) -> float | None:
-    if "fps" not in attrs:
-        return otherwise
-    try:
-        fps = float(attrs["fps"])
-    except (TypeError, ValueError):
-        fps = 0.0
-    if not 0 < fps < float("inf"):
-        raise ExchangeError(
-            f"{where}: attribute fps: expected a number above 0, got {attrs['fps']}"
-        )
-    return fps
+    return check_fps(attrs["fps"], where) if "fps" in attrs else otherwise
 
 
 def _text(value: Any) -> str | None:

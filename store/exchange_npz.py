@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from store.arrays import AnyArray
 from store.exchange import (
-    ARRAYS,
     Clip,
     ExchangeError,
     Header,
@@ -25,11 +25,24 @@ from store.exchange import (
     record_from_json,
     record_to_json,
 )
+from store.exchange_foreign import (
+    EXPECTED,
+    FEATURES,
+    TELLING,
+    arrays_in,
+    check_fps,
+    provenance_from,
+)
 from store.mismatch import check_provenance, to_json
 from store.schema import ClipRecord
 
+_T = TypeVar("_T")
 SUFFIX = ".npz"
-_KEY = re.compile(r"(?:track(\d+)/)?([a-z_]+)")
+_KEY = re.compile(r"(?:track(\d+)/)?(.+)", re.DOTALL)
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 
 
 class NpzSink:
@@ -68,54 +81,92 @@ def source(path: Path) -> Source:
     """
     file, _ = next(one_or_many(path, SUFFIX))
     held = _load(file)
-    told = _text(held.get("provenance"))
-    wide = [held[n].dtype for n in ("embedding", "appearance") if n in held]
-    dtype = _text(held.get("feature_dtype")) or (
-        "float32" if wide and wide[0] != np.float16 else "float16"
-    )
+    told = provenance_from(_text(held.get("provenance")), str(file))
     return Source(
         lambda: _clips(path, told),
         lambda: sum(1 for _ in one_or_many(path, SUFFIX)),
-        json.loads(told) if told else None,
-        dtype,
+        told,
+        _text(held.get("feature_dtype")) or _first_dtype(path),
     )
 
 
-def _clips(path: Path, told: str | None) -> Iterator[Clip]:
+def _clips(path: Path, told: dict[str, Any] | None) -> Iterator[Clip]:
     for file, name in one_or_many(path, SUFFIX):
         held = _load(file)
-        theirs = _text(held.get("provenance"))
+        theirs = provenance_from(_text(held.get("provenance")), str(file))
         if theirs != told:
-            check_provenance(file, json.loads(theirs or "{}"), json.loads(told or "{}"))
-        tracks: dict[int, dict[str, AnyArray]] = {}
-        for key, values in held.items():
-            match = _KEY.fullmatch(key)
-            if match:
-                tracks.setdefault(int(match[1] or 0), {})[match[2]] = values
+            check_provenance(file, theirs or {}, told or {})
+        tracks = _by_track(held)
         found = [t for k, arrays in sorted(tracks.items()) if (t := _track(k, arrays, str(file)))]
         if not found:
             raise ExchangeError(
-                f"{file}: expected embedding (n,512) or landmark (n,136), "
-                f"got {', '.join(sorted(held)) or 'nothing'}"
+                f"{file}: expected {EXPECTED}, got {', '.join(sorted(held)) or 'nothing'}"
             )
         clip = next((t.record.clip for t in found if t.record), None) or clip_of(name, SUFFIX)
         yield Clip(clip, str(file), found)
 
 
+def _by_track(held: Mapping[str, _T]) -> dict[int, dict[str, _T]]:
+    """Sort what a file holds by track: number -> name without ``trackK/`` -> what."""
+    tracks: dict[int, dict[str, _T]] = {}
+    for key, value in held.items():
+        if match := _KEY.fullmatch(key):
+            tracks.setdefault(int(match[1] or 0), {})[match[2]] = value
+    return tracks
+
+
 def _track(number: int, held: dict[str, AnyArray], where: str) -> Track | None:
-    arrays = {name: held[name] for name in ARRAYS if name in held}
+    names = arrays_in({name: values.shape for name, values in held.items()}, where)
     text = _text(held.get("record"))
-    if text is None and not {"embedding", "landmark"} & arrays.keys():
+    if text is None and not names.keys() & set(TELLING):
         return None
-    fps = float(held["fps"]) if "fps" in held and np.ndim(held["fps"]) == 0 else None
-    return Track(number, arrays, None if text is None else record_from_json(text, where), fps)
+    fps = check_fps(held["fps"], where) if "fps" in held else None
+    record = None if text is None else record_from_json(text, where)
+    return Track(number, {name: held[key] for name, key in names.items()}, record, fps)
+
+
+def _first_dtype(path: Path) -> str:
+    """Return the dtype for the first features of the files, which the first files may lack."""
+    for file, _ in one_or_many(path, SUFFIX):
+        for held in _by_track(_headers(file)).values():
+            names = arrays_in({name: shape for name, (shape, _) in held.items()}, str(file))
+            for name in FEATURES:
+                if name in names:
+                    return "float16" if held[names[name]][1] == np.float16 else "float32"
+    return "float16"
 
 
 def _load(file: Path) -> dict[str, AnyArray]:
+    with _reported(file), np.load(file, allow_pickle=False) as held:  # pickles could run anything
+        return {name: held[name] for name in held.files}
+
+
+def _headers(file: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    """Return shape and dtype of a file's arrays without reading them."""
+    found = {}
+    with _reported(file), zipfile.ZipFile(file) as held:
+        for name in held.namelist():
+            with held.open(name) as member:
+                read = _HEADERS.get(np.lib.format.read_magic(member))
+                if read is not None:  # the others are of tables with names that are not Latin
+                    shape, _, dtype = read(member)
+                    found[name.removesuffix(".npy")] = shape, dtype
+    return found
+
+
+@contextmanager
+def _reported(file: Path) -> Iterator[None]:
     try:
-        with np.load(file, allow_pickle=False) as held:  # pickles could run anything
-            return {name: held[name] for name in held.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        yield
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        AttributeError,
+        RuntimeError,  # encrypted, or packed in a way that Python lacks
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         text = " ".join(str(error).split())
         raise ExchangeError(
             f"{file}: expected an npz file of arrays, got another: {text}"

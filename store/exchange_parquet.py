@@ -47,8 +47,6 @@ class ParquetSink:
         """Write one clip."""
         pa = self._pa
         for record, arrays in tracks:
-            if not arrays:
-                continue
             n = record.frames
             columns = [
                 pa.array([clip] * n, pa.string()),

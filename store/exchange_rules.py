@@ -9,6 +9,7 @@ import numpy as np
 
 from store.arrays import AnyArray
 from store.exchange import ARRAYS, ExchangeError, Track
+from store.exchange_foreign import EXPECTED
 from store.schema import ClipRecord, ClipRows, Status, array_specs
 
 
@@ -17,7 +18,7 @@ def complete(
 ) -> tuple[ClipRecord, ClipRows | None]:
     """Return record and rows of a track, with a rule for everything that the file does not say.
 
-    ``timestamp``: row i at i / fps, by the file's fps or else ``fps``. ``valid``: where every
+    ``timestamp``: frame i at i / fps, by the file's fps or else ``fps``. ``valid``: where every
     given feature is finite; where one is not, the others become NaN too. Any other array that is
     missing is NaN in all frames and named in ``details["absent"]``. The status is ``ok`` where a
     frame is valid and ``no_face`` where none is, if no record says otherwise.
@@ -29,9 +30,7 @@ def complete(
     """
     if not track.arrays:
         if track.record is None or track.record.status.has_rows:
-            raise ExchangeError(
-                f"{where}: expected embedding (n,512) or landmark (n,136), got neither"
-            )
+            raise ExchangeError(f"{where}: expected {EXPECTED}, got none of them")
         return track.record, None
     given = {name: np.asarray(values) for name, values in track.arrays.items()}
     for name, values in given.items():
@@ -48,7 +47,7 @@ def complete(
                 f"{where}: expected timestamp (n,) or fps, got neither",
                 "Say the frames a second of these clips: --fps 30.",
             )
-        given["timestamp"] = np.arange(n) / rate
+        given["timestamp"] = (np.arange(n) if track.frame is None else track.frame) / rate
     masked = [spec for spec in array_specs() if spec.masked]
     if "valid" not in given:
         valid = np.ones(n, np.bool_)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,7 @@ class TableError(StoreError):
     """A file that is no such table; names it, what was expected and what was found."""
 
 
-def read_table(file: Path, names: Sequence[str] | None = None) -> pd.DataFrame:
+def read_table(file: Path, names: tuple[str, ...] | None = None) -> pd.DataFrame:
     """Read a CSV file as text; OpenFace writes blanks after its commas. Empty cells are "".
 
     ``names``: of the columns of a file whose first line is data.

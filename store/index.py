@@ -9,11 +9,14 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from store import crop_index, records
+from store.errors import StoreFormatError
+from store.index_schema import SCHEMA
+from store.meta import RESTORE, Meta, parsed, session_problem
+from store.records import BadRecord
 from store.schema import FORMAT_VERSION, ClipCrops, ClipRecord
 from store.select import Choice, select
 
@@ -25,60 +28,24 @@ _PRAGMAS = (
     "journal_mode=DELETE",
     "synchronous=FULL",
     "cache_size=-8192",
+    # A transaction larger than the cache would else spill into the file, and shut readers out from
+    # then until its end. So its pages stay in memory: a part of a clip, or the index's own size.
+    "cache_spill=OFF",
     # Debian's SQLite zeroes every freed page, which would write the journal to the disk once more.
     # FAST still zeroes where a page is written anyway, as those of the table clip are.
     "secure_delete=FAST",
 )
 
-_SCHEMA = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE session (
-    id INTEGER PRIMARY KEY, started TEXT NOT NULL, provenance TEXT NOT NULL
-);
-CREATE TABLE clip (
-    clip TEXT NOT NULL, status TEXT NOT NULL, track INTEGER NOT NULL, message TEXT NOT NULL,
-    frames INTEGER NOT NULL, valid_frames INTEGER NOT NULL, claimed_frames INTEGER,
-    fps REAL, duration_s REAL, width INTEGER, height INTEGER, rotation INTEGER NOT NULL,
-    decoder TEXT NOT NULL, content_sha256 TEXT NOT NULL, size_bytes INTEGER NOT NULL,
-    mtime_ns INTEGER NOT NULL, start INTEGER, rows_sha256 TEXT NOT NULL,
-    session INTEGER NOT NULL REFERENCES session (id), details TEXT NOT NULL,
-    PRIMARY KEY (clip, track)
-) WITHOUT ROWID;
-CREATE INDEX clip_by_start ON clip (start) WHERE start IS NOT NULL;
-CREATE TABLE pending (
-    id INTEGER PRIMARY KEY, clip TEXT NOT NULL, track INTEGER NOT NULL, frames INTEGER NOT NULL,
-    record TEXT NOT NULL, UNIQUE (clip, track)
-);
-CREATE TABLE pending_rows (
-    pending INTEGER NOT NULL REFERENCES pending (id), part INTEGER NOT NULL,
-    rows INTEGER NOT NULL, data BLOB NOT NULL, PRIMARY KEY (pending, part)
-);
-CREATE TABLE moved (
-    clip TEXT NOT NULL, track INTEGER NOT NULL, start INTEGER NOT NULL, PRIMARY KEY (clip, track)
-) WITHOUT ROWID;
-"""
+
+Part = tuple[int, list[memoryview]]  # rows, and their bytes in pieces
 
 
-@dataclass(frozen=True)
-class Meta:
-    """The table ``meta``.
+class EarlyRows(NamedTuple):
+    """Rows in the journal that await their record: under which number, and what is left of them."""
 
-    ``rows`` are committed; ``unowned`` of them belong to clips that were replaced or removed.
-    ``generation`` counts compactions; ``next_generation`` is set while one is being switched to.
-    ``crop_size`` is None in a store without crops; ``crop_rows`` are committed.
-    """
-
-    format_version: int
-    feature_dtype: str
-    created: str
-    rows: int
-    unowned: int
-    generation: int
-    next_generation: int | None
-    next_rows: int | None
-    crop_size: int | None = None
-    crop_rows: int = 0
-    next_crop_rows: int | None = None
+    number: int
+    part: int
+    last: Part
 
 
 class Index:
@@ -153,7 +120,7 @@ class Index:
     def create(self, feature_dtype: str, created: str, crop_size: int | None = None) -> None:
         """Make the tables of an empty store, in one transaction."""
         with self.transaction():
-            for statement in _SCHEMA.split(";"):
+            for statement in SCHEMA.split(";"):
                 self.connection.execute(statement)
             if crop_size is not None:
                 for statement in crop_index.SCHEMA:
@@ -177,25 +144,14 @@ class Index:
         return dict(self.connection.execute("SELECT key, value FROM meta").fetchall())
 
     def meta(self) -> Meta:
-        """Return the table ``meta``."""
-        raw = self.raw_meta()
+        """Return the table ``meta``.
 
-        def number(key: str) -> int | None:
-            return int(raw[key]) if key in raw else None
-
-        return Meta(
-            format_version=int(raw["format_version"]),
-            feature_dtype=raw["feature_dtype"],
-            created=raw["created"],
-            rows=int(raw["rows"]),
-            unowned=int(raw["unowned"]),
-            generation=int(raw["generation"]),
-            next_generation=number("next_generation"),
-            next_rows=number("next_rows"),
-            crop_size=number("crop_size"),
-            crop_rows=number("crop_rows") or 0,
-            next_crop_rows=number("next_crop_rows"),
-        )
+        Raises
+        ------
+        StoreFormatError
+            A key is missing, or its value is no number where it must be one.
+        """
+        return parsed(self.raw_meta())
 
     def set_meta(self, **values: object) -> None:
         """Set keys of ``meta``; None deletes one."""
@@ -208,11 +164,27 @@ class Index:
                 )
 
     def first_provenance(self) -> str | None:
-        """Return the JSON of the first session, None before there is one."""
+        """Return the JSON of the first session, None before there is one.
+
+        Raises
+        ------
+        StoreFormatError
+            It is no JSON object.
+        """
         row = self.connection.execute(
-            "SELECT provenance FROM session ORDER BY id LIMIT 1"
+            "SELECT id, provenance FROM session ORDER BY id LIMIT 1"
         ).fetchone()
-        return None if row is None else str(row[0])
+        if row is None:
+            return None
+        wrong = session_problem(*row)
+        if wrong:
+            raise StoreFormatError(wrong, RESTORE)
+        return str(row[1])
+
+    def sessions(self) -> dict[int, str]:
+        """Return what is wrong with each session by its id; an empty text for nothing."""
+        rows = self.connection.execute("SELECT id, provenance FROM session").fetchall()
+        return {number: session_problem(number, text) for number, text in rows}
 
     def add_session(self, started: str, provenance: str) -> int:
         """Write down one opening of the store for writing; return its id."""
@@ -244,6 +216,15 @@ class Index:
         """Yield the committed records that own rows, in the order of their rows."""
         for row in select(self.connection, records.COLUMNS, Choice(), moved=moved, by_start=True):
             yield records.from_columns(row)
+
+    def each(
+        self, *, moved: bool = False, by_start: bool = False
+    ) -> Iterator[ClipRecord | BadRecord]:
+        """Yield committed records as `clips` or `clips_by_start`, also those that are damaged."""
+        yield from map(
+            records.read,
+            select(self.connection, records.COLUMNS, Choice(), moved=moved, by_start=by_start),
+        )
 
     def put_clip(self, record: ClipRecord) -> None:
         """Insert or replace a record; rows of the one before it become unowned."""
@@ -282,47 +263,80 @@ class Index:
         rows = self.connection.execute("SELECT id, record FROM pending ORDER BY id").fetchall()
         return [(number, records.from_json(text)) for number, text in rows]
 
-    def find_pending(self, clip: str, track: int) -> bool:
-        """Whether a track waits in the journal."""
-        return (
-            self.connection.execute(
-                "SELECT 1 FROM pending WHERE clip = ? AND track = ?", (clip, track)
-            ).fetchone()
-            is not None
+    def has_rows(self, clip: str, track: int) -> bool:
+        """Whether a track has rows, in the journal or committed."""
+        found = self.connection.execute(
+            "SELECT EXISTS (SELECT 1 FROM pending WHERE clip = ?1 AND track = ?2) OR "
+            "EXISTS (SELECT 1 FROM clip WHERE clip = ?1 AND track = ?2 AND start IS NOT NULL)",
+            (clip, track),
+        ).fetchone()
+        return bool(found[0])
+
+    def put_early(self, parts: Iterator[Part]) -> EarlyRows:
+        """Journal all of a track's rows but the last part, each part in a transaction of its own.
+
+        So that no transaction is as large as a long clip: it would be held in memory, and readers
+        wait while it is written. Rows whose record is not there yet, or never comes, count for
+        nothing.
+        """
+        (number,) = self.one(
+            "SELECT MAX((SELECT COALESCE(MAX(id), 0) FROM pending), "
+            "(SELECT COALESCE(MAX(pending), 0) FROM pending_rows)) + 1"
         )
+        part, last = 0, next(parts)
+        for following in parts:
+            with self.transaction():
+                self._put_part(number, part, last)
+            part, last = part + 1, following
+        return EarlyRows(number, part, last)
+
+    def _put_part(self, number: int, part: int, data: Part) -> None:
+        rows, pieces = data
+        size = sum(piece.nbytes for piece in pieces)
+        place = self.connection.execute(
+            "INSERT INTO pending_rows VALUES (?, ?, ?, ZEROBLOB(?))", (number, part, rows, size)
+        ).lastrowid
+        # Of bytes given as a parameter the module and SQLite make three copies.
+        with self.connection.blobopen("pending_rows", "data", place or 0) as blob:
+            for piece in pieces:
+                blob.write(piece)
+
+    def put_last(self, clip: str, track: int, rows: EarlyRows) -> None:
+        """Journal the last part, in place of what waited under the same clip and track."""
+        self.drop_pending(clip, track)
+        self._put_part(rows.number, rows.part, rows.last)
 
     def put_pending(
-        self,
-        record: ClipRecord,
-        parts: Iterable[tuple[int, bytes]],
-        crops: tuple[ClipCrops, str] | None = None,
+        self, number: int, record: ClipRecord, crops: tuple[ClipCrops, str] | None = None
     ) -> None:
-        """Journal a record and its rows, in place of what waited under the same clip and track.
+        """Journal the record of rows that have this id, in one transaction with their last part.
 
         ``crops``: with their hash, in a store that holds crops.
         """
-        self.drop_pending(record.clip, record.track)
-        number = self.connection.execute(
-            "INSERT INTO pending (clip, track, frames, record) VALUES (?, ?, ?, ?)",
-            (record.clip, int(record.track), int(record.frames), records.to_json(record)),
-        ).lastrowid
-        for part, (rows, data) in enumerate(parts):
-            self.connection.execute(
-                "INSERT INTO pending_rows VALUES (?, ?, ?, ?)", (number, part, rows, data)
-            )
+        self.connection.execute(
+            "INSERT INTO pending (id, clip, track, frames, record) VALUES (?, ?, ?, ?, ?)",
+            (number, record.clip, int(record.track), int(record.frames), records.to_json(record)),
+        )
         if crops is not None:
-            crop_index.put_pending(self.connection, int(number or 0), *crops)
+            crop_index.put_pending(self.connection, number, *crops)
+
+    def drop_early(self) -> None:
+        """Delete journalled rows whose record never came: their writer was stopped."""
+        stray = "FROM pending_rows WHERE pending NOT IN (SELECT id FROM pending)"
+        if self.connection.execute(f"SELECT 1 {stray} LIMIT 1").fetchone():
+            with self.transaction():
+                self.connection.execute(f"DELETE {stray}")
 
     def drop_pending(self, clip: str, track: int | None = None) -> int:
         """Delete from the journal (one track, or all of a clip); return how many there were."""
         where, values = "clip = ?", [clip] if track is None else [clip, track]
         if track is not None:
             where += " AND track = ?"
-        self.connection.execute(
-            f"DELETE FROM pending_rows WHERE pending IN (SELECT id FROM pending WHERE {where})",
-            values,
-        )
-        return self.connection.execute(f"DELETE FROM pending WHERE {where}", values).rowcount
+        found = self.connection.execute(f"SELECT id FROM pending WHERE {where}", values).fetchall()
+        for number in found:
+            self.connection.execute("DELETE FROM pending_rows WHERE pending = ?", number)
+            self.connection.execute("DELETE FROM pending WHERE id = ?", number)
+        return len(found)
 
     def parts(self, number: int) -> Iterator[tuple[int, bytes]]:
         """Yield the journalled rows of one pending record as (rows, bytes)."""
@@ -356,8 +370,8 @@ class Index:
     def apply_moved(self) -> None:
         """Take the intent's first rows over into the clips."""
         self.connection.execute(
-            "UPDATE clip SET start = (SELECT moved.start FROM moved "
-            "WHERE moved.clip = clip.clip AND moved.track = clip.track) WHERE start IS NOT NULL"
+            "UPDATE clip SET start = moved.start FROM moved "
+            "WHERE moved.clip = clip.clip AND moved.track = clip.track"
         )
         self.connection.execute("DELETE FROM moved")
 

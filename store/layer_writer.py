@@ -20,6 +20,7 @@ from store.durable import DurableStore
 from store.errors import StoreError
 from store.layers import DTYPE, Layer, check_name, drop, layers, rows_sha256
 from store.layout import Paths
+from store.progress import Progress, unheard
 from store.reader import Store
 from store.schema import CHUNK_ROWS
 
@@ -150,11 +151,13 @@ def open_layer(
             writer.keep()
 
 
-def digest(path: str | PathLike[str], name: str) -> Iterator[tuple[str, str]]:
+def digest(
+    path: str | PathLike[str], name: str, progress: Progress = unheard
+) -> Iterator[tuple[str, str]]:
     """Yield (clip id, sha256 in hex) of the rows that one layer has of each clip, sorted by id.
 
     As `store.digest`, over a line ``NAME float16 NxWIDTH`` and the rows of each of the clip's
-    tracks: independent of the order in which clips were written.
+    tracks: independent of the order in which clips were written. ``progress`` is told of the rows.
     """
     with Store(path) as opened:
         layer = opened.layers.get(name)
@@ -167,6 +170,7 @@ def digest(path: str | PathLike[str], name: str) -> Iterator[tuple[str, str]]:
             rows = np.asarray(opened.read_rows(name, start, stop))
             head = f"{record.track} {name} {DTYPE} {len(rows)}x{layer.width}\n".encode()
             tracks.setdefault(record.clip, {})[record.track] = head + rows.tobytes()
+            progress(stop, opened.n_rows)
     for clip in sorted(tracks):
         parts = b"".join(tracks[clip][track] for track in sorted(tracks[clip]))
         yield clip, hashlib.sha256(parts).hexdigest()

@@ -117,8 +117,7 @@ def drop(paths: Paths, generation: int, *, spoil: bool = False) -> None:
     except (OSError, ValueError):
         pass
     if spoil:
-        for file in folder.rglob("*"):
-            durable.overwrite(file)
+        durable.overwrite_tree(folder)
     durable.remove_tree(folder)
 
 

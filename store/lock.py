@@ -21,6 +21,8 @@ from store.errors import StoreLockedError
 from store.layout import Paths
 from store.remote import RemotePaths
 
+_ASKED_S = 0.04  # longer than it takes to ask whether the lock is held
+
 
 @dataclass(frozen=True)
 class Holder:
@@ -29,6 +31,9 @@ class Holder:
     host: str
     pid: int
     started: str
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host} since {self.started}"
 
     def alive(self) -> bool:
         """Whether the process may still run; where that cannot be known, True."""
@@ -41,6 +46,47 @@ class Holder:
         except PermissionError:
             pass
         return True
+
+
+def writing(paths: Paths | RemotePaths) -> str:
+    """Say who writes a store, "process 7 on HOST since TIME"; empty if nobody does.
+
+    The lock itself is asked where that can be done. In object storage, and on Windows, what the
+    last writer said is believed unless its process is gone.
+    """
+    said = holder(paths)
+    locked = _is_locked(paths) if isinstance(paths, Paths) else None
+    if locked is None:
+        locked = said is not None and said.alive()
+    if not locked:
+        return ""
+    return "another process" if said is None else str(said)
+
+
+def _is_locked(paths: Paths) -> bool | None:
+    """Whether somebody holds the lock; None where that cannot be asked.
+
+    Taken for a moment, and shared: a writer that comes just then tries again.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    try:
+        fd = os.open(paths.lock, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without such locks
+        return None
+    finally:
+        os.close(fd)
+    return False
 
 
 def holder(paths: Paths | RemotePaths) -> Holder | None:
@@ -68,7 +114,7 @@ class WriterLock:
             Names the holder's host, pid and start time.
         """
         try:
-            self._lock.acquire(timeout=0)
+            self._lock.acquire(timeout=_ASKED_S, poll_interval=_ASKED_S / 4)
         except Timeout:
             raise self._refusal() from None
         me = Holder(socket.gethostname(), os.getpid(), datetime.now(UTC).isoformat(" ", "seconds"))
@@ -92,11 +138,7 @@ class WriterLock:
                 break
             time.sleep(0.02)
             found = holder(self._paths)
-        who = (
-            f"process {found.pid} on {found.host} since {found.started}"
-            if found is not None
-            else "another process"
-        )
+        who = "another process" if found is None else str(found)
         return StoreLockedError(
             f"{self._paths.root}: is being written by {who}",
             "Wait for it to end, or write to another store (--store OTHER.store).",

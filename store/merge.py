@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -14,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from store import crop_index, durable
+from store import crop_index, durable, making
 from store import crops as clip_crops
 from store.arrays import AnyArray, Arrays
 from store.compact import Run, add_run, split
@@ -80,9 +78,7 @@ def merge(
     with reporting(target, "merging"), Stores(sources) as parts:
         for path in sources:
             _check_journal(path)
-        target.absolute().parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.absolute().parent))
-        try:
+        with making.partial_folder(target) as folder:
             made = Paths(folder / target.name)
             made.root.mkdir()
             count = _merge(made, parts, shape, progress)
@@ -90,8 +86,6 @@ def merge(
             if target.exists():
                 raise StoreError(f"{target}: was made by somebody else meanwhile")
             durable.rename(made.root, target.absolute())
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
     return count
 
 

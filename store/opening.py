@@ -9,8 +9,9 @@ from pathlib import Path
 
 from store.arrays import read_generation
 from store.errors import StoreFormatError, StoreNotFoundError
-from store.index import Index, Meta
+from store.index import Index
 from store.layout import Paths
+from store.meta import RESTORE, Meta
 from store.remote import RemoteError, RemoteFolder, RemotePaths, fetch, is_url, local_path
 from store.schema import FEATURE_DTYPES, FORMAT_VERSION
 
@@ -116,8 +117,12 @@ def check_format(paths: Paths | RemotePaths, index: Index) -> None:
             f"{root}: expected format 1 to {FORMAT_VERSION} with features of "
             f"{' or '.join(FEATURE_DTYPES)}, got format {version} with "
             f"{raw.get('feature_dtype')}",
-            "Restore index.sqlite from a copy, or extract again.",
+            RESTORE,
         )
+    try:
+        index.meta()
+    except StoreFormatError as error:
+        raise StoreFormatError(f"{root}: {error}", error.hint) from error
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,16 @@ _SIGNS = {"writer.lock", "writer.json"}
 
 
 def open_for_writing(
-    paths: Paths, feature_dtype: str, layout: Layout, crop_size: int | None = None
+    paths: Paths,
+    feature_dtype: str,
+    layout: Layout,
+    crop_size: int | None = None,
+    *,
+    spoil: bool = False,
 ) -> tuple[Index, Arrays]:
     """Open the store for its one writer, who holds the lock; make it when nothing is there.
+
+    ``spoil``: overwrite what a killed writer left before it is deleted.
 
     Raises
     ------
@@ -43,7 +50,7 @@ def open_for_writing(
                 "A store has crops of all its clips or of none: ask for the same, or write to "
                 "another store (--store OTHER.store).",
             )
-        return index, _mend(paths, index)
+        return index, _mend(paths, index, spoil)
     except BaseException:
         index.close()
         raise
@@ -108,9 +115,10 @@ def _create(paths: Paths, feature_dtype: str, layout: Layout, crop_size: int | N
     durable.sync_folder(paths.root.absolute().parent)
 
 
-def _mend(paths: Paths, index: Index) -> Arrays:
-    compact.finish(paths, index)
-    durable.remove_partials(paths.root)
+def _mend(paths: Paths, index: Index, spoil: bool) -> Arrays:
+    compact.finish(paths, index, spoil_all=spoil)
+    durable.remove_partials(paths.root, spoil)
+    index.drop_early()
     meta = index.meta()
     try:
         arrays = Arrays(paths.arrays, meta.feature_dtype, writable=True, crop_size=meta.crop_size)
@@ -128,6 +136,9 @@ def _mend(paths: Paths, index: Index) -> Arrays:
             f"got {short or arrays.lengths()}, generation {arrays.generation}",
             f"`pipeline store verify {paths.root}` says more.",
         )
+    if spoil:
+        for file in arrays.beyond(meta.rows, meta.crop_rows):
+            durable.overwrite(file)
     arrays.resize(meta.rows)
     arrays.resize_crops(meta.crop_rows)
     arrays.sync()

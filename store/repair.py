@@ -7,20 +7,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from os import PathLike
+from typing import Any
 
 from store import compact as compaction
-from store import crop_index, durable, records
 from store import crops as clip_crops
-from store import rows as clip_rows
+from store import durable
 from store.arrays import Arrays
 from store.care import locked, vacuum
 from store.clip_id import check_clip_id
-from store.errors import ClipIdError, StoreError, StoreFormatError
+from store.errors import ClipIdError, StoreFormatError
 from store.index import Index
+from store.index_checks import journal_problems, record_problems
 from store.layout import Paths
 from store.opening import locate
+from store.records import BadRecord
 from store.scan import scan
-from store.schema import ClipRecord, Status, array_specs
+from store.schema import ClipRecord, Status
 
 _RESTORE = "Restore it from a copy, or extract into a new store."
 
@@ -39,16 +41,19 @@ class RepairReport:
         As ``clips``, for records whose id no file can have; they are gone from the index.
     cut_rows : int
         Rows that no clip owned: of flushes that were not committed, of replaced and damaged clips.
+    recounted : bool
+        Whether the index said a wrong number of rows that no clip owns.
     """
 
     clips: dict[str, str] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
     cut_rows: int = 0
+    recounted: bool = False
 
     @property
     def changed(self) -> bool:
         """Whether there was anything to do."""
-        return bool(self.clips or self.dropped or self.cut_rows)
+        return bool(self.clips or self.dropped or self.cut_rows or self.recounted)
 
 
 def repair(path: str | PathLike[str]) -> RepairReport:
@@ -87,9 +92,9 @@ def _repair(paths: Paths, index: Index, report: RepairReport) -> None:
     session = _session(paths, index)
     if session is None:
         return  # nothing was ever appended
-    with index.transaction():
-        unreadable = _drop_unreadable(index)
-    bad = dict(_bad_records(index)) | dict(_bad_pending(index))
+    bad = _bad_records(index)
+    for clip, problem in journal_problems(index):
+        bad.setdefault(clip, problem)
     for seen in scan(arrays, _readable(index, arrays, bad), check=True):
         problems = list(seen.problems)
         if seen.sha256 and seen.sha256 != seen.record.rows_sha256:
@@ -106,19 +111,19 @@ def _repair(paths: Paths, index: Index, report: RepairReport) -> None:
         (owned_crops,) = index.one("SELECT COALESCE(SUM(crops), 0) FROM crop")
         for clip, _, problem in clip_crops.problems(index, arrays, arrays.crop_rows):
             bad.setdefault(clip, problem)
-    bad |= unreadable
     instead = []
     for clip, problem in bad.items():
-        try:
-            check_clip_id(clip)
-        except ClipIdError:
-            report.dropped[clip] = problem
+        if not _is_id(clip):
+            report.dropped[str(clip)] = problem
             continue
         report.clips[clip] = problem
         instead.append(_failed(clip, problem, session))
     stored = max(*arrays.lengths().values(), index.meta().rows)
     (owned,) = index.one("SELECT COALESCE(SUM(frames), 0) FROM clip WHERE start IS NOT NULL")
-    if bad or stored != owned or crops != owned_crops or len(set(arrays.lengths().values())) > 1:
+    wrong_sum = owned + index.meta().unowned != index.meta().rows
+    unlike = len(set(arrays.lengths().values())) > 1
+    if bad or wrong_sum or stored != owned or crops != owned_crops or unlike:
+        report.recounted = wrong_sum and not bad
         compaction.compact(paths, index, arrays, arrays.layout, without=bad, instead=instead)
         vacuum(index)
     report.cut_rows = max(0, stored - index.meta().rows)
@@ -128,6 +133,7 @@ def _open(paths: Paths, index: Index) -> Arrays:
     """Complete a compaction and delete what was half written; return the arrays, read-only."""
     compaction.finish(paths, index)
     durable.remove_partials(paths.root)
+    index.drop_early()
     meta = index.meta()
     if locate(paths, meta) is None:
         raise StoreFormatError(
@@ -142,6 +148,8 @@ def _open(paths: Paths, index: Index) -> Arrays:
 
 def _session(paths: Paths, index: Index) -> int | None:
     """Return a session for the records that repair puts in; None if nothing was ever written."""
+    for wrong in filter(None, index.sessions().values()):
+        raise StoreFormatError(f"{paths.root}: {wrong}", _RESTORE)
     row = index.connection.execute("SELECT id FROM session ORDER BY id DESC LIMIT 1").fetchone()
     if row is not None:
         return int(row[0])
@@ -154,82 +162,35 @@ def _session(paths: Paths, index: Index) -> int | None:
     return None
 
 
-def _drop_unreadable(index: Index) -> dict[str, str]:
-    """Delete the records that cannot be read as such; return what is wrong by clip."""
-    found: dict[str, str] = {}
-    columns = ", ".join(records.COLUMNS)
-    for row in index.connection.execute(f"SELECT {columns} FROM clip"):
-        try:
-            records.from_columns(row)
-        except StoreError as error:
-            found[str(row[0])] = str(error)
-    for clip in found:
-        index.drop_clip(clip)
-    return found
-
-
-def _bad_records(index: Index) -> Iterator[tuple[str, str]]:
-    sessions = {n for (n,) in index.connection.execute("SELECT id FROM session").fetchall()}
+def _bad_records(index: Index) -> dict[Any, str]:
+    """Return what is wrong by clip: by what stands in the place of its id, text or not."""
+    sessions = index.sessions().keys()
+    bad: dict[Any, str] = {}
     starts: set[int] = set()
-    for record in index.clips():
-        try:
-            check_clip_id(record.clip)
-        except ClipIdError as error:
-            yield record.clip, str(error)
-        wrong = clip_rows.status_violation(record)
-        if wrong:
-            yield record.clip, wrong
-        elif record.status.has_rows != (record.start is not None) or (record.start or 0) < 0:
-            yield record.clip, f"status {record.status} with first row {record.start}"
-        elif record.session not in sessions:
-            yield record.clip, f"session {record.session} is not in the index"
-        elif record.start is not None and record.start in starts:
-            yield record.clip, "another clip begins at its first row"
-        if record.start is not None:
+    for record in index.each():
+        problems = record_problems(record, sessions)
+        if isinstance(record, ClipRecord) and record.start is not None:
+            if record.start in starts:
+                problems.append("another clip begins at its first row")
             starts.add(record.start)
+        if problems:
+            bad.setdefault(record.clip, problems[0])
+    return bad
 
 
-def _bad_pending(index: Index) -> Iterator[tuple[str, str]]:
-    """Yield the journalled clips that could not be flushed."""
-    specs = array_specs(index.meta().feature_dtype)
-    for number, clip, text in index.connection.execute(
-        "SELECT id, clip, record FROM pending ORDER BY id"
-    ).fetchall():
-        try:
-            record = records.from_json(text)
-            parts = [clip_rows.unpack(n, data, specs) for n, data in index.parts(number)]
-            hasher = clip_rows.RowsHasher(record.frames)
-            for spec in specs:
-                hasher.begin(spec)
-                for part in parts:
-                    hasher.update(spec, part[spec.name])
-        except (ValueError, TypeError, KeyError) as error:
-            yield clip, f"its rows in the journal cannot be read: {error}"
-            continue
-        if hasher.hexdigest() != record.rows_sha256:
-            yield clip, "the hash of its rows in the journal is not the one of its record"
-    crop_size = index.meta().crop_size
-    for number, record in index.pending() if crop_size is not None else ():
-        found = crop_index.pending(index.connection, number)
-        try:
-            images = clip_crops.unpack(
-                crop_index.pending_data(index.connection, number), crop_size or 0
-            )
-        except ValueError as error:
-            yield record.clip, f"its crops in the journal cannot be read: {error}"
-            continue
-        frames, sha256 = found or ((), "")
-        if bool(record.valid_frames) != bool(frames):
-            yield record.clip, "its crops are missing in the journal"
-        elif frames and clip_crops.crops_sha256(frames, images) != sha256:
-            yield record.clip, "the hash of its crops in the journal is not the one of its record"
+def _is_id(clip: Any) -> bool:
+    try:
+        check_clip_id(clip)
+    except (ClipIdError, TypeError):
+        return False
+    return True
 
 
-def _readable(index: Index, arrays: Arrays, bad: dict[str, str]) -> Iterator[ClipRecord]:
+def _readable(index: Index, arrays: Arrays, bad: dict[Any, str]) -> Iterator[ClipRecord]:
     """Yield the records to scan; put those whose rows cannot be there among the bad ones."""
     end = min(arrays.lengths().values())
-    for record in index.clips_by_start():
-        if record.clip in bad:
+    for record in index.each(by_start=True):
+        if isinstance(record, BadRecord) or record.clip in bad:
             continue
         stop = (record.start or 0) + record.frames
         if stop > end:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,7 +28,13 @@ class UnreadableError(RuntimeError):
     """Zarr or a codec failed on some rows."""
 
 
-def scan(arrays: Arrays, records: Iterable[ClipRecord], *, check: bool) -> Iterator[Seen]:
+def scan(
+    arrays: Arrays,
+    records: Iterable[ClipRecord],
+    *,
+    check: bool,
+    names: Container[str] | None = None,
+) -> Iterator[Seen]:
     """Yield one ``Seen`` for each record that owns rows.
 
     Parameters
@@ -36,18 +42,21 @@ def scan(arrays: Arrays, records: Iterable[ClipRecord], *, check: bool) -> Itera
     arrays : Arrays
         Opened for reading.
     records : iterable of ClipRecord
-        Ordered by their first row.
+        Ordered by their first row. Those of no rows are passed over.
     check : bool
         Whether to test the invariants of the rows too, and not only hash them. Rows that cannot be
         read are a problem of their clips either way.
+    names : container of str, optional
+        The arrays that are read and hashed; all when not given.
     """
+    specs = [s for s in arrays.specs.values() if names is None or s.name in names]
     for group in _groups(records):
         try:
-            yield from _scan_group(arrays, group, check)
+            yield from _scan_group(arrays, specs, group, check)
         except UnreadableError:
             for record in group:  # clip by clip, to say which
                 try:
-                    yield from _scan_group(arrays, [record], check)
+                    yield from _scan_group(arrays, specs, [record], check)
                 except UnreadableError as error:
                     yield Seen(record, problems=[str(error)])
 
@@ -57,6 +66,8 @@ def _groups(records: Iterable[ClipRecord]) -> Iterator[list[ClipRecord]]:
     group: list[ClipRecord] = []
     count = 0
     for record in records:
+        if not record.frames:
+            continue
         joined = group and _stop(group[-1]) == record.start
         if group and (not joined or count + record.frames > BLOCK_ROWS):
             yield group
@@ -67,13 +78,15 @@ def _groups(records: Iterable[ClipRecord]) -> Iterator[list[ClipRecord]]:
         yield group
 
 
-def _scan_group(arrays: Arrays, group: list[ClipRecord], check: bool) -> list[Seen]:
+def _scan_group(
+    arrays: Arrays, specs: Iterable[ArraySpec], group: list[ClipRecord], check: bool
+) -> list[Seen]:
     first, stop = _start(group[0]), _stop(group[-1])
     valid = _read(arrays, "valid", first, stop).astype(np.bool_)
     seen = [Seen(record) for record in group]
     hashers = [clip_rows.RowsHasher(record.frames) for record in group]
     last = [-np.inf for _ in group]  # the timestamp before the block, clip by clip
-    for spec in arrays.specs.values():
+    for spec in specs:
         for hasher in hashers:
             hasher.begin(spec)
         for a in range(first, stop, BLOCK_ROWS):

@@ -338,8 +338,15 @@ def open(path: OnePath | ManyPaths) -> Store | Stores:
     return Store(path) if isinstance(path, str | PathLike) else Stores(path)
 
 
-def digest(path: OnePath | ManyPaths, progress: Progress = unheard) -> Iterator[tuple[str, str]]:
+def digest(
+    path: OnePath | ManyPaths,
+    progress: Progress = unheard,
+    *,
+    arrays: Sequence[str] | None = None,
+) -> Iterator[tuple[str, str]]:
     """Yield (clip id, sha256 in hex) of every clip of a store or of several, sorted by id.
+
+    Over the rows of all arrays and the crops, or of those arrays alone that are named.
 
     Raises
     ------
@@ -347,10 +354,10 @@ def digest(path: OnePath | ManyPaths, progress: Progress = unheard) -> Iterator[
         As `store.digests.digest`, and as `Stores` for several.
     """
     if isinstance(path, str | PathLike):
-        yield from digest_one(path, progress)
+        yield from digest_one(path, progress, arrays=arrays)
         return
     with Stores(path) as stores:
-        yield from heapq.merge(*(digest_one(one, progress) for one in stores.paths))
+        yield from heapq.merge(*(digest_one(one, progress, arrays=arrays) for one in stores.paths))
 
 
 def verify(path: OnePath | ManyPaths, progress: Progress = unheard) -> VerifyReport:

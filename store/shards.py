@@ -24,6 +24,8 @@ from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec
 from zarr.storage import LocalStore
 
 from store.durable import DurableStore
+from store.errors import StoreDamagedError
+from store.strict import MissingChunkError
 
 AnyArray = npt.NDArray[np.generic]
 Chunk: TypeAlias = "bytes | npt.NDArray[np.uint8]"  # as it lies in a shard
@@ -41,6 +43,8 @@ def read(array: zarr.Array[Any], start: int, stop: int) -> AnyArray:
 
     Raises
     ------
+    MissingChunkError
+        A shard lacks a chunk in which rows lie.
     Exception
         Whatever Zarr and its codecs raise over damaged bytes.
     """
@@ -58,6 +62,11 @@ def write(array: zarr.Array[Any], start: int, rows: AnyArray) -> None:
     """Write rows ``start`` to ``start + n``, which the array has.
 
     Chunks of nothing but fill values are written too, as Zarr does where it is told WRITE_ALL.
+
+    Raises
+    ------
+    StoreDamagedError
+        Rows before ``start`` are missing from the shard that goes on.
     """
     shards, stop = Shards.of(array), start + len(rows)
     if shards is None or not isinstance(array.store, DurableStore):
@@ -120,6 +129,8 @@ class Shards:
                 table = self._table(file.fileno())
                 scratch = np.empty(max(size for _, size in table), np.uint8)
                 for place, begin, end in _cut(low, high, self.rows):
+                    if not table[place - first][1]:  # Zarr would read fill values
+                        raise MissingChunkError(f"{self.key(number)} lacks rows {begin} to {end}")
                     # One chunk at a time: what was read is unpacked while the CPU's cache has it.
                     chunk = _chunk(file.fileno(), *table[place - first], scratch)
                     to = out[begin - start : end - start]
@@ -137,8 +148,17 @@ class Shards:
         end = min((first + self.chunks) * self.rows, self.array.shape[0])  # no row counts beyond
         chunks: list[Chunk | None] = [None] * self.chunks
         if (start, stop) != (first * self.rows, end):
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError):  # a new one, if no rows come before
                 chunks = self._chunks(number)
+            before = -(-start // self.rows) - first  # chunks that hold any of these
+            missing = sum(chunk is None for chunk in chunks[:before])
+            if missing:
+                raise StoreDamagedError(
+                    f"{self.store.root / self.key(number)}: expected rows {first * self.rows} to "
+                    f"{start}, which were committed, in {before} chunks, got {before - missing}",
+                    f"`pipeline store verify --repair {self.store.root.parent}` marks the clips "
+                    "that lost rows for re-extraction.",
+                )
         given = np.ascontiguousarray(rows, self.array.dtype)
         for place, low, high in _cut(start, stop, self.rows):
             part = given[low - start : high - start]

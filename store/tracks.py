@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from store.companion import Companion, Opened, check_free, write_companion
 from store.foreign_csv import TableError, numbers, read_table
+from store.progress import Progress, unheard
 from store.schema import Status
 
 KIND = "tracks"
@@ -52,6 +53,7 @@ def import_tracks(
     *,
     columns: str = INTENSITIES,
     missing: float | None = None,
+    progress: Progress = unheard,
 ) -> Imported:
     """Read label tracks of the clips of a store into an array beside it, (N, D) float32.
 
@@ -72,6 +74,8 @@ def import_tracks(
         Pattern of the columns that are labels.
     missing : float, optional
         A number that stands for "not known" (BP4D: 9).
+    progress : callable
+        Told how many files are read, of how many.
 
     Raises
     ------
@@ -93,7 +97,9 @@ def import_tracks(
     found: dict[str, dict[str, Track]] = {}
     strangers: list[str] = []
     late = 0
-    for file in _files(path):
+    files = _files(path)
+    for done, file in enumerate(files):
+        progress(done, len(files))
         stem, tracks = _read(file, path, columns)
         clip = _match(stem, clips)
         if clip is None:

@@ -9,13 +9,13 @@ from os import PathLike
 
 from store import crops as clip_crops
 from store import layers
-from store import rows as clip_rows
 from store.arrays import Arrays
-from store.clip_id import check_clip_id
-from store.errors import ClipIdError, StoreFormatError
-from store.index import Index, Meta
+from store.errors import StoreFormatError
+from store.index import Index
+from store.index_checks import journal_problems, record_problems
 from store.layout import Paths
-from store.lock import holder
+from store.lock import writing
+from store.meta import Meta
 from store.opening import Place, locate, open_index, open_paths
 from store.progress import Progress, unheard
 from store.remote import RemotePaths
@@ -23,6 +23,7 @@ from store.scan import scan
 from store.schema import ClipRecord
 
 _TRIES = 3
+_RANGE = "typeof(start) = 'integer' AND start >= 0 AND typeof(frames) = 'integer' AND frames > 0"
 
 
 @dataclass
@@ -94,45 +95,48 @@ def _verify(
         place = locate(paths, meta)
         (report.clips,) = index.one("SELECT COUNT(DISTINCT clip) FROM clip")
         report.by_status = dict(
-            index.connection.execute("SELECT status, COUNT(*) FROM clip GROUP BY status").fetchall()
+            index.connection.execute(
+                "SELECT CAST(status AS TEXT), COUNT(*) FROM clip GROUP BY 1"
+            ).fetchall()
         )
         report.rows = meta.rows if place is None else place.rows
         report.problems += _coverage(index, meta)
         report.notes += _states(paths, index, meta)
-        sessions = {n for (n,) in index.connection.execute("SELECT id FROM session").fetchall()}
+        sessions = index.sessions()
+        report.problems += filter(None, sessions.values())
     if place is None:
         report.problems.append(
             f"arrays.zarr is missing or not of generation {meta.generation}, as index.sqlite says"
         )
         return report, meta.generation
-    try:
-        for record in index.clips():
-            report.problems += _record_problems(record, sessions)
-        report.problems += _array_problems(paths, index, meta, place, report.notes, progress)
-    except StoreFormatError as error:  # a record that cannot be read
-        report.problems.append(str(error))
+    for record in index.each():
+        report.problems += record_problems(record, sessions.keys())
+    report.problems += (f"clip {clip!r}: {text}" for clip, text in journal_problems(index))
+    report.problems += _array_problems(paths, index, meta, place, report.notes, progress)
     return report, meta.generation
 
 
 def _coverage(index: Index, meta: Meta) -> list[str]:
-    """Hold the row ranges against each other and against the number of committed rows."""
+    """Hold the row ranges against each other and against the number of committed rows.
+
+    What is no range at all is told with its record.
+    """
     problems = [
         f"clip {clip!r}, track {track}: its rows overlap those of the clip before it"
         for clip, track in index.connection.execute(
             "SELECT clip, track FROM (SELECT clip, track, start, LAG(start + frames) OVER "
-            "(ORDER BY start, frames) AS previous FROM clip WHERE start IS NOT NULL) "
-            "WHERE start < previous"
+            f"(ORDER BY start, frames) AS previous FROM clip WHERE {_RANGE}) WHERE start < previous"
         ).fetchall()
     ]
     problems += [
         f"clip {clip!r}, track {track}: rows {start} to {start + frames} lie outside the "
         f"{meta.rows} committed rows"
         for clip, track, start, frames in index.connection.execute(
-            "SELECT clip, track, start, frames FROM clip WHERE start + frames > ? OR start < 0",
+            f"SELECT clip, track, start, frames FROM clip WHERE {_RANGE} AND start + frames > ?",
             (meta.rows,),
         ).fetchall()
     ]
-    (owned,) = index.one("SELECT COALESCE(SUM(frames), 0) FROM clip WHERE start IS NOT NULL")
+    (owned,) = index.one(f"SELECT COALESCE(SUM(frames), 0) FROM clip WHERE {_RANGE}")
     if owned + meta.unowned != meta.rows:
         problems.append(
             f"expected {meta.rows} rows, got {owned} owned by clips and {meta.unowned} left by "
@@ -143,11 +147,8 @@ def _coverage(index: Index, meta: Meta) -> list[str]:
 
 def _states(paths: Paths | RemotePaths, index: Index, meta: Meta) -> list[str]:
     notes = []
-    writing = holder(paths)
-    if writing is not None and writing.alive():
-        notes.append(
-            f"being written by process {writing.pid} on {writing.host} since {writing.started}"
-        )
+    if who := writing(paths):
+        notes.append(f"being written by {who}")
     (waiting, rows) = index.one("SELECT COUNT(*), COALESCE(SUM(frames), 0) FROM pending")
     if waiting:
         notes.append(f"{waiting} clips ({rows} rows) wait in the journal for the next flush")
@@ -156,23 +157,6 @@ def _states(paths: Paths | RemotePaths, index: Index, meta: Meta) -> list[str]:
     if meta.next_generation is not None:
         notes.append("a compaction was cut short; the next writer completes it")
     return notes
-
-
-def _record_problems(record: ClipRecord, sessions: set[int]) -> list[str]:
-    name = f"clip {record.clip!r}, track {record.track}"
-    problems = []
-    try:
-        check_clip_id(record.clip)
-    except ClipIdError as error:
-        problems.append(str(error))
-    wrong = clip_rows.status_violation(record)
-    if wrong:
-        problems.append(f"{name}: {wrong}")
-    if record.status.has_rows != (record.start is not None):
-        problems.append(f"{name}: status {record.status} with first row {record.start}")
-    if record.session not in sessions:
-        problems.append(f"{name}: session {record.session} is not in the index")
-    return problems
 
 
 def _array_problems(
@@ -193,11 +177,11 @@ def _array_problems(
         if length < place.rows:
             yield f"{name}: expected {place.rows} rows, got {length}"
         long = long or length > place.rows
-    writing = holder(paths)
-    if long and not (writing is not None and writing.alive()):
+    if long and not writing(paths):
         notes.append("arrays hold rows past the last commit; the next writer cuts them")
     rows = 0
-    for seen in scan(arrays, index.clips_by_start(moved=place.moved), check=True):
+    sound = (r for r in index.each(moved=place.moved, by_start=True) if isinstance(r, ClipRecord))
+    for seen in scan(arrays, sound, check=True):
         record = seen.record
         rows += record.frames
         progress(rows, place.rows)

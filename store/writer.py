@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace as with_fields
 from datetime import UTC, datetime
+from functools import partial
 from os import PathLike
 from types import TracebackType
 from typing import Any, Self
@@ -25,7 +27,9 @@ from store.lock import WriterLock
 from store.progress import Progress, unheard
 from store.recover import check_target, open_for_writing
 from store.remote import local_path
-from store.schema import FEATURE_DTYPES, ClipCrops, ClipRecord, ClipRows, array_specs
+from store.schema import FEATURE_DTYPES, ArraySpec, ClipCrops, ClipRecord, ClipRows, array_specs
+
+_PART_ROWS = 2_048  # 5 MB of all arrays: what one transaction puts into the journal
 
 
 class Writer:
@@ -34,7 +38,7 @@ class Writer:
     A clip is journalled in ``index.sqlite`` when ``append`` returns and cannot be lost any more,
     and becomes visible to readers with the next flush: where the rows reach a multiple of 16,384,
     and at ``close``. What a killed writer left is mended when the next one opens. Use from one
-    thread at a time.
+    thread at a time. Rows that wait for a flush stay in memory too, at most those of one.
 
     Parameters
     ----------
@@ -85,6 +89,8 @@ class Writer:
         self._crop_size = crop_size
         self._session: int | None = None
         self._waiting_crops = 0
+        self._kept: dict[tuple[str, int], clip_rows.Rows] = {}  # what waits, by clip and track
+        self._beside = ThreadPoolExecutor(1, thread_name_prefix="facepipe-writer")
         self._closed = False
         with reporting(self.path, "opening the store"):
             check_target(self._paths)
@@ -149,7 +155,7 @@ class Writer:
             if wrong:
                 raise StoreError(f"clip {record.clip!r}: {wrong}")
         else:
-            stored = clip_rows.prepare(record, rows, self._feature_dtype)
+            stored = clip_rows.prepare(record, rows, self._feature_dtype, self._each)
             crops = clip_crops.prepare(record, rows, self._crop_size)
         with reporting(self.path, f"appending {record.clip}"):
             self._journal(record, stored, crops, replace)
@@ -180,34 +186,43 @@ class Writer:
         crops: ClipCrops | None,
         replace: bool,
     ) -> None:
-        if not replace and self._has_rows(record.clip, record.track):
+        key, session = (record.clip, int(record.track)), self._session
+        if not replace and self._index.has_rows(*key):
             raise ClipExistsError(
                 f"{self.path}: holds clip {record.clip!r}, track {record.track} already",
                 "Extract with --overwrite to replace it.",
             )
-        digest = "" if stored is None else clip_rows.rows_sha256(stored, self._specs)
         hashed = (
             None if crops is None else (crops, clip_crops.crops_sha256(crops.frames, crops.images))
         )
-        session = self._session
+        self._kept.pop(key, None)
+        if stored is not None:
+            digest = self._beside.submit(clip_rows.rows_sha256, stored, self._specs)
+            size = min(self._layout.flush_rows, _PART_ROWS)
+            early = self._index.put_early(clip_rows.pack(stored, self._specs, size))
         with self._index.transaction():
             if session is None:
                 session = self._index.add_session(_now(), self._provenance)
-            full = with_fields(record, start=None, rows_sha256=digest, session=session)
+            full = partial(with_fields, record, start=None, session=session)
             if stored is None:
-                self._index.drop_pending(record.clip, record.track)
-                self._index.put_clip(full)
+                self._index.drop_pending(*key)
+                self._index.put_clip(full(rows_sha256=""))
             else:
-                block = self._layout.flush_rows
-                self._index.put_pending(full, clip_rows.pack(stored, self._specs, block), hashed)
+                self._index.put_last(*key, early)
+                self._index.put_pending(early.number, full(rows_sha256=digest.result()), hashed)
         self._session = session
         self._count_waiting()
+        if stored is not None and self._waiting <= self._layout.flush_rows:
+            self._kept[key] = stored
 
-    def _has_rows(self, clip: str, track: int) -> bool:
-        if self._index.find_pending(clip, track):
-            return True
-        held = self._index.clip(clip, track)
-        return held is not None and held.status.has_rows
+    def _each(
+        self, do: Callable[[ArraySpec], clip_rows.AnyArray], specs: Iterable[ArraySpec]
+    ) -> list[clip_rows.AnyArray]:
+        """Call ``do`` for all arrays, for the first, a large one, in a thread beside this one."""
+        first, *others = specs
+        ahead = self._beside.submit(do, first)
+        rest = [do(spec) for spec in others]
+        return [ahead.result(), *rest]
 
     def remove(self, clip: str, track: int | None = None) -> None:
         """Remove one track of a clip, or all; its rows go when the store is closed.
@@ -218,6 +233,7 @@ class Writer:
             There is no such clip.
         """
         self._check_open()
+        self._kept.clear()  # the journal has it all
         with reporting(self.path, f"removing {clip}"):
             with self._index.transaction():
                 count = self._index.drop_pending(clip, track)
@@ -273,6 +289,7 @@ class Writer:
                 self._index.set_meta(rows=total)
                 if self._crop_size is not None:
                     self._index.set_meta(crop_rows=total_crops)
+            self._kept.clear()
             self._committed, self._waiting = total, 0
             self._committed_crops, self._waiting_crops = total_crops, 0
 
@@ -305,9 +322,9 @@ class Writer:
         slab = clip_rows.Slab(min(shard, end - start), self._specs)
         first = at = start
         stop = min(end, start - start % shard + shard)
-        for number, _ in pending:
-            for n, data in self._index.parts(number):
-                rows, done = clip_rows.unpack(n, data, self._specs), 0
+        for number, record in pending:
+            for rows in self._rows_of(number, record):
+                n, done = len(rows["valid"]), 0
                 while done < n:
                     count = min(n - done, stop - at)
                     slab.put(at - first, rows, done, done + count)
@@ -315,6 +332,15 @@ class Writer:
                     if at == stop:
                         yield first, slab.rows(at - first)
                         first, stop = at, min(end, at + shard)
+
+    def _rows_of(self, number: int, record: ClipRecord) -> Iterator[clip_rows.Rows]:
+        """Yield the rows of a journalled clip: from memory, else from the journal in parts."""
+        kept = self._kept.get((record.clip, record.track))
+        if kept is not None:
+            yield kept
+            return
+        for n, data in self._index.parts(number):
+            yield clip_rows.unpack(n, data, self._specs)
 
     def close(self, progress: Progress = unheard) -> None:
         """Flush, close the holes that replaced clips left, and give the lock back.
@@ -341,6 +367,8 @@ class Writer:
     def _abandon(self) -> None:
         """Let go of the store as it is; the journal keeps what was appended."""
         self._closed = True
+        self._beside.shutdown()
+        self._kept.clear()
         self._index.close()
         self._lock.release()
 

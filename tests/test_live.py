@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 
 import store
@@ -16,11 +17,14 @@ from stages.extract.device import Device
 from stages.extract.inputs import InputError
 from stages.extract.live import LiveExtractor, LiveFace
 from stages.extract.nets import Nets, open_nets
+from stages.extract.overlay import OverlayError
 from stages.extract.recipe import Recipe
 from stages.extract.run import ExtractOptions, extract
 from stages.fit.config import FitConfig, apply_overrides
+from stages.fit.prediction_interval import half_width
 from stages.fit.run import fit, load_run
 from stages.live import LiveOptions, RunningScore, live
+from stages.score import score
 from store.schema import ClipRecord, Status
 from tests.testing import command
 from tests.testing.clips import moving_square, picture, write_video
@@ -72,6 +76,41 @@ def test_the_last_score_is_the_offline_score_of_the_rows_that_are_kept(
     drawn, plain = frames_of(options.out)[9], frames_of(options.source)[9]  # type: ignore[arg-type]
     assert np.abs(drawn.astype(int) - plain).max() > 100
     assert not list(Path(options.out).parent.glob(".*partial*"))  # type: ignore[arg-type]
+
+
+def test_the_score_is_near_that_of_pipeline_score(options: LiveOptions, tmp_path: Path) -> None:
+    """Rows found with a look ahead are others; what that does to a causal model's score is told."""
+    run = load_run(options.run)
+    assert run.config.model_options["causal"] is True
+    result = live(replace(options, out=tmp_path / "seen.mp4", store=None))
+    offline = ExtractOptions(
+        [Path(options.source)], tmp_path / "s", device=options.device, workers=1
+    )
+    scored = score(offline, options.run, tmp_path / "scores.csv", False, options.pack).table
+    assert result.score is not None
+    off = abs(scored["score"].item() - result.score)
+    print(f"score {result.score} live, off by {off} from pipeline score")  # pytest -rP shows it
+    assert off < 0.25 * result.half_width
+
+
+def test_the_interval_is_that_of_the_held_out_errors(options: LiveOptions, tmp_path: Path) -> None:
+    result = live(replace(options, out=tmp_path / "seen.mp4", store=None))
+    table = pd.read_csv(options.run / "predictions.csv")
+    held = table[table["part"] == "test"]
+    off = (held["prediction"] - held["target"]).to_numpy()
+    low, high = result.interval
+    assert result.score is not None and low == pytest.approx(result.score - half_width(off))
+    assert result.to_dict()["score_low"] == low < result.to_dict()["score_high"] == high
+
+
+def test_the_half_width_holds_95_of_100() -> None:
+    rng = np.random.default_rng(0)
+    assert half_width(np.array([-3.0, 4.0])) == pytest.approx(1.96 * 12.5**0.5)  # few: as if normal
+    assert half_width(np.arange(19.0)) == 18.0 and half_width(np.arange(1.0, 100.0)) == 95.0
+    assert np.isnan(half_width(np.array([np.nan])))
+    held = rng.standard_t(3, size=(4000, 60))
+    new = rng.standard_t(3, size=4000)
+    assert 0.94 < np.mean([abs(y) <= half_width(x) for x, y in zip(held, new, strict=True)]) < 0.97
 
 
 def test_every_running_score_is_the_offline_score_of_the_frames_so_far(
@@ -182,6 +221,13 @@ def test_sources_that_are_none_are_one_clear_error(options: LiveOptions, tmp_pat
         with pytest.raises(InputError, match="none.mp4|text.mp4|camera 97"):
             live(replace(options, source=source, out=tmp_path / "out.mp4", store=None))
     assert [p.name for p in tmp_path.iterdir()] == ["text.mp4"]
+
+
+def test_the_file_that_is_played_is_never_written_over(options: LiveOptions) -> None:
+    before = Path(options.source).read_bytes()
+    with pytest.raises(OverlayError, match="the clip itself"):
+        live(replace(options, out=Path(options.source), store=None))
+    assert Path(options.source).read_bytes() == before
 
 
 def test_the_command_writes_a_video_where_there_is_no_screen(

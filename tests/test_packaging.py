@@ -90,7 +90,8 @@ def test_the_sdist_is_enough_to_build_and_test_again(built: Path) -> None:
         names = {name.split("/", 1)[1] for name in archive.getnames()}
     assert in_tree() <= names
     assert {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "Makefile",
-            "SECURITY.md", "docker/Dockerfile", "tests/test_packaging.py"} <= names  # fmt: skip
+            "SECURITY.md", "docker/Dockerfile", "tests/test_packaging.py", "mkdocs.yml", ".ci/run",
+            ".pre-commit-config.yaml"} <= names  # fmt: skip
     assert not [name for name in names if name.startswith((".venv", "demo", "runs", ".git/"))]
 
 
@@ -99,6 +100,8 @@ def test_the_citation_is_of_this_version() -> None:
     assert (cited["title"], cited["version"], cited["license"]) == (
         PROJECT["name"], PROJECT["version"], PROJECT["license"],
     )  # fmt: skip
+    released = f"## [{PROJECT['version']}] - {cited['date-released']}"
+    assert released in (ROOT / "CHANGELOG.md").read_text().splitlines()
     titles = [paper["title"] for paper in cited["references"]]
     readme = " ".join((ROOT / "README.md").read_text().split())
     assert all(title in readme for title in titles)
@@ -111,4 +114,6 @@ def test_the_compose_file_runs_the_image_without_rights() -> None:
         assert service["read_only"] and service["cap_drop"] == ["ALL"]
         assert "ports" not in service
     assert told["networks"]["cluster"] == {"internal": True}
+    page = (ROOT / "docs/docker.md").read_text()
+    assert f"-v {told['volumes']['data']['name']}:/data" in page
     assert all("healthcheck" in told["services"][name] for name in ("scheduler", "worker"))

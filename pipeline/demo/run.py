@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +85,7 @@ def run_demo(folder: Path, seed: int) -> dict[str, Any]:
         write_report(
             Options(home / "run", [str(home / "features.store")], videos),
             home / "report.html",
-            partial(step, "filmstrips"),
+            step,
         )
     clock.lap("report")
     return _told(fitted, summary, home, scoring.scored(scored.table), clock.seconds)

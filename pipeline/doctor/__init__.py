@@ -10,6 +10,7 @@ from rich.text import Text
 from pipeline import console
 from pipeline.doctor import computing, disks, packages
 from pipeline.doctor.finding import Finding, Level, fail
+from pipeline.libraries import mend_for
 
 
 def examine(store: Path) -> list[Finding]:
@@ -35,7 +36,8 @@ def examine(store: Path) -> list[Finding]:
         except Exception as error:  # a broken installation must not hide the other findings
             first = (str(error).splitlines() or [""])[0]
             reason = f"could not be checked: {type(error).__name__}: {first}"
-            findings.append(fail(name, reason, "install facepipe again in a new environment"))
+            mend = mend_for(error) or "install facepipe again in a new environment"
+            findings.append(fail(name, reason, mend))
     return findings
 
 

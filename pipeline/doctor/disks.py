@@ -13,7 +13,7 @@ MOUNTS = Path("/proc/mounts")
 
 # File systems on which locks or syncs are not what SQLite and atomic renames rely on.
 _NETWORK = re.compile(
-    r"nfs\d?|cifs|smb\d?|smbfs|afs|9p|ceph|lustre|gpfs|beegfs|glusterfs|davfs|fuse(\..+)?"
+    r"nfs\d?|cifs|smb\d?|smbfs|afs|9p|ceph|lustre|gpfs|beegfs|glusterfs|davfs|virtiofs|vboxsf|fuse(\..+)?"
 )
 
 LITTLE_SPACE, NO_SPACE = 5e9, 0.5e9  # bytes; an hour of video makes about 0.25e9 of features

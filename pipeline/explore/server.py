@@ -148,6 +148,8 @@ def serving(content: Content, videos: Path | None, port: int) -> Iterator[Server
                 f"port {port} cannot be listened on ({error.strerror})",
                 "choose another with --port",
             ) from None
+        # The address of the machine itself is as good as its name, which alone is Bokeh's default.
+        server._tornado.websocket_origins.add(f"{ADDRESS}:{server.port}")
         after.callback(server.stop)
         server.start()
         yield server

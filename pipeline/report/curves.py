@@ -8,17 +8,20 @@ import numpy as np
 
 from pipeline.report.charts import Axis, Chart, Mark, span
 from pipeline.report.facts import Facts
-from stages.fit.frames import ClipFrames
+from stages.fit.frames import ClipFrames, FrameSink
 from stages.fit.pooled_base import PooledModel
-from stages.fit.run_folder import frame_sink, make_loader
+from stages.fit.run_folder import make_loader
 from stages.fit.spans import clip_spans
 from stages.fit.trainer import predict
+from store.progress import Progress, unheard
 
 MOST_POINTS = 240  # on a chart of 480 pixels more could not be seen
 
 
-def told_frames(facts: Facts, clips: Sequence[str]) -> dict[str, ClipFrames]:
-    """Run the model over clips and keep what it says of every frame.
+def told_frames(
+    facts: Facts, clips: Sequence[str], progress: Progress = unheard
+) -> dict[str, ClipFrames]:
+    """Run the model over clips and keep what it says of every frame; told of how many clips.
 
     {} without a store, and of models that say nothing of single frames.
 
@@ -31,9 +34,12 @@ def told_frames(facts: Facts, clips: Sequence[str]) -> dict[str, ClipFrames]:
     run, spans = facts.run, clip_spans(facts.source)
     wanted = [spans[clip] for clip in dict.fromkeys(clips) if clip in spans]
     if wanted:
-        sink = frame_sink(
-            facts.source, spans, run.config, lambda told: found.update({told.clip: told})
-        )
+
+        def take(told: ClipFrames) -> None:
+            found[told.clip] = told
+            progress(len(found), len(wanted))
+
+        sink = FrameSink(facts.source, spans, take)
         with run.with_features(facts.source) as config:
             loader = make_loader(facts.source, wanted, {}, config)
             predict(network, loader, config.train.batch_size, sink.watch(run.label))

@@ -65,6 +65,10 @@ class Films:
         self._paths = {source.clip: source.path for source in find_clips([folder])}
         self._blur = blur
 
+    def __contains__(self, clip: str) -> bool:
+        """Whether there is a file of that id."""
+        return clip in self._paths
+
     def film(
         self,
         record: ClipRecord,

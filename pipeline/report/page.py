@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +94,18 @@ class CardList:
     cards: list[Card]
 
 
+Steps = Callable[[str, int, int], None]
+
+
+def unheard(step: str, done: int, total: int) -> None:
+    """Tell nobody."""
+
+
 def write_report(
-    options: Options, out: Path, progress: Callable[[int, int], None] = lambda done, of: None
+    options: Options,
+    out: Path,
+    progress: Steps = unheard,
+    warn: Callable[[str], None] = lambda line: None,
 ) -> int:
     """Write the page and return its size in bytes; written whole or not at all.
 
@@ -103,7 +114,9 @@ def write_report(
     options : Options
     out : Path
     progress : callable
-        Told how many filmstrips are done, of how many.
+        Told of each step, how many clips are done, of how many.
+    warn : callable
+        Gets what is amiss with a page that can be made all the same.
 
     Raises
     ------
@@ -111,7 +124,7 @@ def write_report(
     """
     if not out.parent.is_dir():
         raise ReportError(f"{out}: the folder {out.parent} does not exist", "make it first")
-    text = render(options, progress)
+    text = render(options, progress, warn)
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
         partial.write_text(text, encoding="utf-8")
@@ -123,11 +136,15 @@ def write_report(
     return out.stat().st_size
 
 
-def render(options: Options, progress: Callable[[int, int], None] = lambda done, of: None) -> str:
+def render(
+    options: Options,
+    progress: Steps = unheard,
+    warn: Callable[[str], None] = lambda line: None,
+) -> str:
     """Return the page as text, see write_report."""
     facts = read_facts(options.run, options.store)
     with nullcontext() if facts.source is None else closing(facts.source):
-        return _render(options, facts, progress)
+        return _render(options, facts, progress, warn)
 
 
 def _holds(source: Store | Stores, clip: str) -> bool:
@@ -138,7 +155,7 @@ def _holds(source: Store | Stores, clip: str) -> bool:
     return True
 
 
-def _render(options: Options, facts: Facts, progress: Callable[[int, int], None]) -> str:
+def _render(options: Options, facts: Facts, progress: Steps, warn: Callable[[str], None]) -> str:
     if options.videos is not None and facts.source is None:
         raise ReportError(
             f"{facts.store_path}: there is no store, and frames are shown by what it says of them",
@@ -154,8 +171,14 @@ def _render(options: Options, facts: Facts, progress: Callable[[int, int], None]
         )
     films = None if options.videos is None else Films(options.videos, options.blur)
     read = facts.held_out["clip"]
+    if films is not None and (found := sum(clip in films for clip in read)) < len(read):
+        warn(
+            f"{found} of {len(read)} clips found below {options.videos}; give the folder that was "
+            "extracted"
+        )
     some = read.iloc[np.unique(np.linspace(0, len(read) - 1, MOST_READ).round().astype(int))]
-    told = told_frames(facts, [*some, *(c for *_, part in choose(facts) for c in part["clip"])])
+    wanted = [*some, *(c for *_, part in choose(facts) for c in part["clip"])]
+    told = told_frames(facts, wanted, partial(progress, "reading frames"))
     lists = card_lists(facts, told, films, progress)
     verdict = judge(facts)
     environment = Environment(
@@ -304,7 +327,7 @@ def card_lists(
     facts: Facts,
     told: Mapping[str, ClipFrames],
     films: Films | None,
-    progress: Callable[[int, int], None],
+    progress: Steps,
 ) -> list[CardList]:
     """Put the lists together, with curves and films."""
     lists = choose(facts)
@@ -314,7 +337,7 @@ def card_lists(
         for done, clip in enumerate(clips, start=1):
             if clip in told:
                 shown[clip] = film_of(facts, films, told[clip])
-            progress(done, len(clips))
+            progress("filmstrips", done, len(clips))
 
     def card(row: dict[str, Any]) -> Card:
         frames, film = told.get(row["clip"]), shown.get(row["clip"])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.report.charts import Chart, histogram
-from stages.fit.spans import FeatureStore, clip_spans
+from stages.fit.spans import FeatureStore, span_table
 from store.schema import Status
 
 MEASURED = 500  # clips whose boxes are read
@@ -67,7 +67,7 @@ def look(source: FeatureStore) -> Quality:
 
 def face_sizes(source: FeatureStore) -> list[float]:
     """Median height of the face's box in pixels, of clips spread over the store's rows."""
-    spans = list(clip_spans(source).values())
+    spans = span_table(source)
     chosen = np.unique(np.linspace(0, len(spans) - 1, min(len(spans), MEASURED)).astype(int))
     boxes = source.dask("box")
     found = []

@@ -13,31 +13,33 @@ F32 = npt.NDArray[np.float32]
 BATCHES = (16, 4, 1)
 
 
+# By the shape of a row, which tells nets apart: one less than the batch for which the device had no
+# memory last, once that happened. It would have none for the next batch either.
+_most: dict[tuple[int, ...], int] = {}
+
+
 def in_batches(
     run: Callable[[F32], Sequence[F32]], blob: F32, sizes: Sequence[int] = BATCHES
 ) -> list[F32]:
     """Run a net over (n, ...) rows in batches of some sizes, the largest that fit first.
 
-    Where a device has no memory for a batch, it is tried in halves; one row that does not fit is an
-    error.
+    Where a device has no memory for a batch, it is tried in the next smaller size, and so are all
+    batches from then on; one row that does not fit is an error.
     """
     parts: list[Sequence[F32]] = []
-    start = 0
+    start, shape = 0, blob.shape[1:]
     while start < len(blob):
-        size = next(size for size in sizes if size <= len(blob) - start)
-        parts += _run(run, blob[start : start + size])
-        start += size
+        most = min(len(blob) - start, _most.get(shape, len(blob)))
+        size = next(size for size in sizes if size <= most)
+        try:
+            parts.append(run(blob[start : start + size]))
+        except Exception as error:
+            if size == sizes[-1] or not _out_of_memory(error):
+                raise
+            _most[shape] = size - 1
+        else:
+            start += size
     return [np.concatenate(column) for column in zip(*parts, strict=True)]
-
-
-def _run(run: Callable[[F32], Sequence[F32]], part: F32) -> list[Sequence[F32]]:
-    try:
-        return [run(part)]
-    except Exception as error:
-        if len(part) == 1 or not _out_of_memory(error):
-            raise
-        half = len(part) // 2
-        return _run(run, part[:half]) + _run(run, part[half:])
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,15 +23,23 @@ from stages.extract.recipe import Recipe
 from stages.extract.requests import Answer, Embed, Request
 from stages.extract.tags import tag_is_false
 from stages.extract.tracks import Follower, Seen, Tracklet, join, strangers
-from stages.extract.video import ClipInfo, ClipReader, Frame, Image, UnreadableClipError
+from stages.extract.video import (
+    ClipInfo,
+    ClipReader,
+    Frame,
+    Image,
+    UnreadableClipError,
+    check_regular,
+)
 from store.schema import ClipRecord, ClipRows, Status
 
 Result = tuple[ClipRecord, ClipRows | None]
 Asking = Generator[Request, Answer, None]
 
-# Aligned faces wait here until it is known which face is the main one; past this many (150 MB) all
-# of them go through the net, which costs time but no memory.
-HELD_CROPS = 4096
+# Aligned faces wait here until it is known which face is the main one. Past this many (77 MB) those
+# of the largest tracklets so far go through the net, until half of the places are free: the main
+# face is among them as a rule, so little is embedded in vain.
+HELD_CROPS = 2048
 _SAMPLED_CROPS = 4  # crops of a tracklet that are embedded to tell who it is
 
 
@@ -74,8 +83,8 @@ class ClipTask:
     path : Path
         The video or still image.
     recipe : Recipe
-    ahead : callable, optional
-        Wraps the iteration over frames, for decoding in a thread.
+    ahead : callable
+        Iterates over frames, maybe in a thread; closed before the file is.
     """
 
     def __init__(
@@ -83,7 +92,7 @@ class ClipTask:
         clip: str,
         path: Path,
         recipe: Recipe,
-        ahead: Callable[[Iterable[Frame]], Iterator[Frame]] = iter,
+        ahead: Callable[[Iterable[Frame]], Generator[Frame]],
     ) -> None:
         self.clip, self.path, self.recipe = clip, path, recipe
         self._ahead = ahead
@@ -100,6 +109,7 @@ class ClipTask:
         """
         try:
             stat = self.path.stat()
+            check_regular(self.path)  # before a byte is read
             identity: dict[str, Any] = {
                 "content_sha256": _sha256(self.path),
                 "size_bytes": stat.st_size,
@@ -107,10 +117,12 @@ class ClipTask:
             }
         except OSError as error:
             return [(ClipRecord(self.clip, Status.UNREADABLE, message=str(error.strerror)), None)]
+        except UnreadableClipError as error:
+            return [(ClipRecord(self.clip, Status.UNREADABLE, message=str(error)), None)]
         try:
             obey = not (yield from tag_is_false(self.path))
-            with ClipReader(self.path, obey) as reader:
-                yield from self._look_through(self._ahead(reader))
+            with ClipReader(self.path, obey) as reader, closing(self._ahead(reader)) as frames:
+                yield from self._look_through(frames)
         except UnreadableClipError as error:
             record = ClipRecord(self.clip, Status.UNREADABLE, message=str(error), **identity)
             return [(record, None)]
@@ -145,11 +157,21 @@ class ClipTask:
             if self.recipe.crops:
                 bound(self._reservoirs(self._sequences), self.recipe.crop_size)
             if held > HELD_CROPS:
-                for sequence in self._sequences.values():
-                    yield from sequence.embed()
-                held = 0
+                held -= yield from self._make_room(held)
         for name in ended_by_cut & self._sequences.keys():
             self._sequences[name].tracklet.before_cut = True
+
+    def _make_room(self, held: int) -> Generator[Request, Answer, int]:
+        """Embed crops that wait, those of the largest tracklet first; return how many."""
+        done = 0
+        for sequence in sorted(
+            self._sequences.values(), key=lambda s: s.tracklet.area, reverse=True
+        ):
+            if held - done <= HELD_CROPS // 2:
+                break
+            done += len(sequence.crops)
+            yield from sequence.embed()
+        return done
 
     def _look(self, run: list[Seen]) -> Generator[Request, Answer, int]:
         """Add landmarks and aligned faces of some frames; return how many faces were added."""

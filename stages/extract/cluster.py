@@ -39,6 +39,7 @@ CONNECT_S = 6.0  # until an address without a scheduler is given up
 
 _IN_FLIGHT = 2  # clips a worker: one at work, one waiting, so that no worker waits for the writer
 _COUNT_EVERY_S = 2.0  # workers come and go
+_END_S = 0.5  # that workers have to end by themselves; they hold nothing that is missed
 _LAST_WORDS_S = 1.0  # for the news of a hung clip to leave a worker before it ends itself
 
 
@@ -159,7 +160,10 @@ class _Run:
                 del result
         for source, _ in suspects:
             self._send(source)
-            (future,) = (next(self._done),)
+            future = next(self._done)
+            while future.status == "lost":
+                self._done.add(future)
+                future = next(self._done)
             del self._flying[future.key]
             result, fault = self._outcome(future, source)
             yield from result if result is not None else [(failed(source, fault), None)]
@@ -258,6 +262,7 @@ def _client(scheduler: str, workers: int) -> Iterator[Any]:
                     preload=["import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"],
                 )
             )
+            stack.callback(cluster.sync, _end_workers, cluster)
             client = stack.enter_context(Client(cluster))
         else:
             try:
@@ -268,6 +273,15 @@ def _client(scheduler: str, workers: int) -> Iterator[Any]:
             except (OSError, ValueError, TypeError, RuntimeError) as error:
                 raise _no_scheduler(scheduler, _line(error)) from None
         yield client
+
+
+async def _end_workers(cluster: Any) -> None:
+    """End the workers of a cluster of our own, whatever they are at.
+
+    Dask's closing would wait four seconds for it, and Ctrl-C with it.
+    """
+    closing = (nanny.close(timeout=_END_S) for nanny in cluster.workers.values())
+    await asyncio.gather(*closing, return_exceptions=True)
 
 
 def _no_scheduler(address: str, why: str) -> ClusterError:

@@ -47,6 +47,7 @@ _MP4_BOXES = frozenset(
         b"pdin",
     )
 )
+_HEIF_BRANDS = (b"heic", b"heix", b"mif1", b"avif")
 _HEAD = 256
 _MAX_BOXES = 10_000  # a file of nothing but empty boxes must not take for ever
 _MAX_OFFSET = 1 << 62  # sizes in broken headers go up to 2**64, seek() does not
@@ -58,6 +59,8 @@ def kind(path: Path) -> str:
     for magic, name in _MAGIC.items():
         if head.startswith(magic):
             return name
+    if _is_heif(head):
+        return "a HEIC or AVIF image"
     if head[4:8] in _MP4_BOXES:
         return f"an MP4/MOV file whose index is {_index(path)}"
     if all(32 <= byte < 127 or byte in b"\r\n\t" for byte in head[:64]):
@@ -83,6 +86,12 @@ def still(path: Path) -> str | None:
     return next(
         (name for m, name in _MAGIC.items() if head.startswith(m) and name in _STILLS), None
     )
+
+
+def moves(path: Path) -> bool:
+    """Whether the bytes are a video's and not those of a still image in a video's container."""
+    head = _head(path)
+    return holds_itself(path) and head[8:12] != b"WEBP" and not _is_heif(head)
 
 
 def counts_frames(path: Path) -> bool:
@@ -190,6 +199,10 @@ def _read(file: BinaryIO, at: int, count: int) -> bytes:
         return b""
     file.seek(at)
     return file.read(count)
+
+
+def _is_heif(head: bytes) -> bool:
+    return head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS
 
 
 def _head(path: Path) -> bytes:

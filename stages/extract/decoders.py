@@ -155,7 +155,7 @@ class OpenCvDecoder:
 
     def pictures(self, skip: Callable[[int, float], bool]) -> Iterator[Picture]:
         """Yield the frames for which ``skip(index, time)`` is False."""
-        index = 0
+        index, before = 0, -1.0
         while True:
             try:
                 got, image = self._capture.read()
@@ -166,6 +166,10 @@ class OpenCvDecoder:
                 raise DecoderError(first_line(error)) from None
             if not got or image is None:
                 return
+            if time == 0.0 <= before:  # what OpenCV says of a frame without a time
+                time = math.nan
+            else:
+                before = time
             if not skip(index, time):
                 if image.ndim == 2:
                     image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
@@ -192,6 +196,7 @@ class PyAvDecoder:
         import av
         from av.video.reformatter import VideoReformatter
 
+        self._path = path
         self._container = _open(path)
         stream = _video_stream(self._container)
         # A stream of a codec that FFmpeg does not know has no context, whatever the hints say.
@@ -222,13 +227,19 @@ class PyAvDecoder:
         for index, frame in enumerate(self._frames()):
             if index == 0:
                 aspect = self._stream.sample_aspect_ratio
-                matrix = _side_matrix(frame) if self._obey else None
+                matrix = self._matrix(frame) if self._obey else None
                 self.upright = Upright(matrix, float(aspect) if aspect else 1.0)
             time = self._seconds(frame)
             if not skip(index, time):
                 # one reformatter for all frames: a frame's own would build its tables each time
                 bgr = self._reformatter.reformat(frame, format="bgr24").to_ndarray()
                 yield Picture(time, self.upright(np.asarray(bgr, np.uint8)))
+
+    def _matrix(self, frame: VideoFrame) -> Matrix | None:
+        try:
+            return _side_matrix(frame)
+        except ValueError:  # PyAV 18 knows no name for some side data, such as EXIF
+            return display_matrix(self._path)
 
     def _frames(self) -> Iterator[VideoFrame]:
         for packet in self._packets():

@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from stages.extract.batches import BATCHES
 from stages.extract.clip import ClipTask, Result
+from stages.extract.faces import CROP
 from stages.extract.inputs import Source
 from stages.extract.nets import Nets
 from stages.extract.recipe import Recipe
@@ -50,6 +52,17 @@ class Engine:
         self._nets, self._recipe = nets, recipe
         self._clips, self._threads = clips, threads
 
+    def warm_up(self) -> None:
+        """Meet every batch size once: a GPU searches kernels, TensorRT builds engines.
+
+        The detector's shapes depend on the clips; it meets those of 16:9.
+        """
+        n = sum(BATCHES)
+        pictures = [np.zeros((720, 1280, 3), np.uint8)] * n
+        self._nets.detector.detect_many(pictures)
+        self._nets.landmark(pictures, np.tile([640.0, 360.0, 300.0, 0.0], (n, 1)))
+        self._nets.recognition([picture[:CROP, :CROP] for picture in pictures])
+
     def run(self, sources: Iterable[Source]) -> Iterator[tuple[Source, list[Result]]]:
         """Yield each clip with its results as it is finished, in any order."""
         waiting = iter(sources)
@@ -57,7 +70,7 @@ class Engine:
         while True:
             while len(open_) < self._clips and (source := next(waiting, None)):
                 task = ClipTask(
-                    source.clip, source.path, self._recipe, _ahead if self._threads else iter
+                    source.clip, source.path, self._recipe, _ahead if self._threads else _in_turn
                 ).run()
                 yield from self._advance(open_, source, task, None)
             if not open_:
@@ -104,7 +117,11 @@ def _size(request: Request) -> int:
     return len(request.images if isinstance(request, FindLandmarks) else request.crops)
 
 
-def _ahead(frames: Iterable[Frame]) -> Iterator[Frame]:
+def _in_turn(frames: Iterable[Frame]) -> Generator[Frame]:
+    yield from frames
+
+
+def _ahead(frames: Iterable[Frame]) -> Generator[Frame]:
     """Iterate in a thread, `AHEAD` frames ahead; errors come out where the frame would."""
     ready: queue.Queue[Frame | BaseException | None] = queue.Queue(AHEAD)
     given_up = threading.Event()

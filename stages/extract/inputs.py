@@ -76,10 +76,10 @@ class Part:
 def find_clips(paths: Sequence[Path]) -> list[Source]:
     """List the videos and still images under some paths, sorted by clip id.
 
-    Folders are searched recursively; a clip's id is its path below the folder that was given, with
-    ``/`` between the parts, and for a file that was given itself its name; what cannot stand in an
-    id is written ``%XX`` (store.printable). Hidden files (among them macOS's ``._x.mp4``) are
-    passed over.
+    Folders are searched recursively, linked ones as well, but none twice; a clip's id is its path
+    below the folder that was given, with ``/`` between the parts, and for a file that was given
+    itself its name; what cannot stand in an id is written ``%XX`` (store.printable). Hidden files
+    (among them macOS's ``._x.mp4``) are passed over.
 
     Raises
     ------
@@ -111,20 +111,35 @@ def _under(root: Path) -> Iterator[tuple[str, Path]]:
                 f"{root}: not a video or image by its name",
                 "looked for " + " ".join(sorted(VIDEO_SUFFIXES | IMAGE_SUFFIXES)),
             )
-        yield _clip_id(root.name), root
+        yield clip_id(root.name), root
         return
     if not root.is_dir():
         raise InputError(f"{root}: no such file or folder", "give a folder of videos, or files")
-    for folder, subfolders, names in os.walk(root):
+    searched: set[Path] = set()
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        here = Path(folder)
+        if (real := here.resolve()) in searched:
+            subfolders.clear()
+            continue
+        searched.add(real)
         # A store keeps no videos, but its folder may lie among them.
         subfolders[:] = sorted(
-            n for n in subfolders if not n.startswith(".") and n[-6:] != ".store"
+            n
+            for n in subfolders
+            if not n.startswith(".") and n[-6:] != ".store" and not _leads_back(here / n, root)
         )
-        here = Path(folder)
         below = "" if here == root else f"{here.relative_to(root).as_posix()}/"
         for name in names:
             if _is_clip(name):
-                yield _clip_id(below + name), here / name
+                yield clip_id(below + name), here / name
+
+
+def _leads_back(folder: Path, root: Path) -> bool:
+    """Whether it is a link to what is searched anyway, or to a folder above that."""
+    if not folder.is_symlink():
+        return False
+    real, top = folder.resolve(), root.resolve()
+    return real.is_relative_to(top) or top.is_relative_to(real)
 
 
 def _is_clip(name: str) -> bool:
@@ -132,8 +147,8 @@ def _is_clip(name: str) -> bool:
     return not name.startswith(".") and suffix in _SUFFIXES
 
 
-def _clip_id(name: str) -> str:
-    """Return the id of a file: its name where that may be one, else with ``%XX`` in it."""
+def clip_id(name: str) -> str:
+    """Return the id of a file by its name or path below a folder: that, with ``%XX`` if need be."""
     clip = printable(name)
     if "\\" in clip or clip[1:2] == ":":  # a separator, a drive letter on other systems
         try:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import numpy.typing as npt
+import pebble
 
 import store
 from stages.extract import packs
@@ -40,7 +42,7 @@ SAME_FACE = 0.98
 
 
 class LayerError(FacepipeError, ValueError):
-    """A video is not the one whose frames the store holds, or has gone."""
+    """A video is not the one whose frames the store holds, or has gone; or a process was killed."""
 
 
 class _Task(NamedTuple):
@@ -191,17 +193,25 @@ def _computed(
             yield task.record, _features(net, task)
         return
     flying: deque[tuple[ClipRecord, Future[F16]]] = deque()
-    with ProcessPoolExecutor(workers, get_context("spawn"), _start, (setup,)) as pool:
+    with pebble.ProcessPool(
+        workers, context=get_context("spawn"), initializer=_start, initargs=(setup,)
+    ) as pool:
         try:
             for task in tasks:
-                flying.append((task.record, pool.submit(_work, task)))
+                flying.append((task.record, pool.schedule(_work, args=(task,))))
                 if len(flying) > 2 * workers:
                     record, future = flying.popleft()
                     yield record, future.result()
             for record, future in flying:
                 yield record, future.result()
+        except (pebble.ProcessExpired, BrokenProcessPool):  # the latter: all, before their work
+            pool.stop()
+            raise LayerError(
+                "a process that computed features was killed, for want of memory most often",
+                "run the same command again with fewer --workers; rows that are done are kept",
+            ) from None
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            pool.stop()
             raise
 
 

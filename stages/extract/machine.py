@@ -1,13 +1,16 @@
-"""What this machine and this environment have: packages by name, the NVIDIA driver.
+"""What this machine and this environment have: packages by name, the NVIDIA driver and its GPUs.
 
-Read from metadata and from /proc, never by importing: of two packages that share one import name,
+Packages are read from metadata, never by importing: of two packages that share one import name,
 importing shows only the one that was installed last.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
+import os
 import re
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,6 +54,22 @@ def nvidia_driver() -> str | None:
         return None
     match = re.search(r"\s(\d{3,}\.\d+(?:\.\d+)?)\s", text)
     return match[1] if match else None
+
+
+def gpus() -> list[str]:
+    """Return the NVIDIA GPUs that this process may use, by what CUDA_VISIBLE_DEVICES calls them.
+
+    Empty if there are none, or nvidia-smi, which knows, does not answer.
+    """
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:  # CUDA itself reads it up to the first that is not there
+        names = (name.strip() for name in chosen.split(","))
+        return list(itertools.takewhile(lambda name: name not in ("", "-1"), names))
+    try:
+        told = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return re.findall(r"^GPU (\d+):", told.stdout, re.MULTILINE)
 
 
 def driver_problem(cuda: str | None) -> str | None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -13,10 +17,16 @@ import store
 from stages.extract.video import ClipReader, Image, UnreadableClipError
 from store.errors import FacepipeError
 
+if TYPE_CHECKING:
+    from av.container import OutputContainer
+
 _COLOURS = ((80, 220, 80), (80, 160, 255), (255, 160, 80), (200, 80, 220), (80, 220, 220))
 # Parts of a face among its 68 landmarks, first to last + 1, and those whose ends meet.
 LINES = ((0, 17), (17, 22), (22, 27), (27, 31), (31, 36), (36, 42), (42, 48), (48, 60), (60, 68))
 CLOSED = {36, 42, 48, 60}
+
+_FORMATS = {"": "mp4", ".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}
+_QUALITY = {"flags": "+qscale", "global_quality": str(3 * 118)}  # 3 of 1 (best) to 31
 
 
 class OverlayError(FacepipeError, ValueError):
@@ -41,7 +51,7 @@ def overlay(
     store_path : str or Path
         A store, or its URL as str.
     out : Path
-        An mp4 at the clip's mean frame rate, of upright frames, without sound.
+        A video of upright frames at their own times, without sound (see `VideoOut`).
     progress : callable, optional
         Told how many frames are written, and of how many.
 
@@ -53,11 +63,12 @@ def overlay(
     Raises
     ------
     OverlayError
-        The file has another number of frames than the store's rows, or OpenCV cannot write
-        ``out``. StoreError, ClipNotFoundError.
+        The file has another number of frames than the store's rows, or ``out`` is the clip
+        itself, a folder, or cannot be written. StoreError, ClipNotFoundError.
     """
     if not path.is_file():
         raise OverlayError(f"{path}: no such file", "give the clip itself, as it was extracted")
+    video = VideoOut(out, path)
     opened = store.open(store_path)
     tracks = [record for record in opened.records() if record.clip == clip]
     if not tracks or not tracks[0].status.has_rows:
@@ -69,44 +80,114 @@ def overlay(
     names = ["box", "landmark", "score", "valid", "timestamp"]
     rows = {record.track: opened.clip(clip, record.track, names) for record in tracks}
     expected = tracks[0].frames
-    partial = out.with_name(f".{out.stem}.partial{out.suffix or '.mp4'}")
     written = 0
     try:
         obey = bool(tracks[0].rotation or tracks[0].details.get("mirrored"))
-        for image in _drawn(path, obey, rows, expected):
-            if not written:
-                h, w = image.shape[:2]
-                writer = open_writer(partial, tracks[0].fps or 25.0, (w, h), out)
-            writer.write(image)
+        for image, time in _drawn(path, obey, rows, expected):
+            video.write(image, time)
             written += 1
             progress(written, expected)
-        writer.release()
-        partial.replace(out)
+        video.finish()
     finally:
-        partial.unlink(missing_ok=True)
+        video.discard()
     return written
 
 
-def open_writer(partial: Path, fps: float, size: tuple[int, int], out: Path) -> cv2.VideoWriter:
-    """Open the mp4 that is to become ``out``; OverlayError where OpenCV cannot."""
-    writer = cv2.VideoWriter(str(partial), cv2.VideoWriter.fourcc(*"mp4v"), fps, size)
-    if not writer.isOpened():
-        raise OverlayError(
-            f"{out}: OpenCV cannot write a video there",
-            "give --out NAME.mp4 in a folder that is there and has room",
-        )
-    return writer
+class VideoOut:
+    """A video without sound that appears under its name once it is whole.
+
+    Each frame is shown at its own time, to 1 ms. PyAV writes it: OpenCV knows but one distance
+    between frames, and cuts odd sizes by a pixel.
+
+    Parameters
+    ----------
+    out : Path
+        Its name; an mp4 unless that ends in .mov or .mkv.
+    source : Path, optional
+        What is drawn on, which is never written over.
+
+    Raises
+    ------
+    OverlayError
+        There or later, when nothing can be written there.
+    """
+
+    def __init__(self, out: Path, source: Path | None = None) -> None:
+        self.out = out
+        self._format = _FORMATS.get(out.suffix.lower(), "")
+        self._partial = out.with_name(f".{out.stem}.{os.getpid()}.partial")
+        self._container: OutputContainer | None = None
+        self._last = -1  # ms
+        if out.is_dir():
+            raise OverlayError(f"{out}: is a folder", f"name a file: --out {out / 'annotated.mp4'}")
+        if source is not None and out.exists() and source.exists() and out.samefile(source):
+            raise OverlayError(
+                f"{out}: is the clip itself, which would be written over",
+                "give another --out",
+            )
+        if not self._format:
+            raise OverlayError(
+                f"{out}: cannot write a video of that kind",
+                "give --out NAME.mp4 (or .m4v, .mov, .mkv)",
+            )
+
+    def write(self, image: Image, time: float) -> None:
+        """Add a frame (h, w, 3) BGR that is shown at ``time`` s; they are all of one size."""
+        import av
+
+        with self._told():
+            if self._container is None:
+                self._container = av.open(str(self._partial), "w", format=self._format)
+                self._stream = self._container.add_stream("mpeg4", rate=25, options=dict(_QUALITY))
+                self._stream.height, self._stream.width = image.shape[:2]
+                self._stream.pix_fmt = "yuv420p"
+                self._stream.codec_context.time_base = self._stream.time_base = Fraction(1, 1000)
+                self._first = time
+            frame = av.VideoFrame.from_ndarray(image, format="bgr24")
+            self._last = max(self._last + 1, round((time - self._first) * 1000))
+            frame.pts, frame.time_base = self._last, Fraction(1, 1000)
+            self._container.mux(self._stream.encode(frame))
+
+    def finish(self) -> None:
+        """Give what was written its name."""
+        if self._container is None:
+            return
+        with self._told():
+            self._container.mux(self._stream.encode())
+            self._container.close()
+            self._container = None
+            self._partial.replace(self.out)
+
+    def discard(self) -> None:
+        """Leave nothing behind that is not finished."""
+        if self._container is not None:
+            with contextlib.suppress(OverlayError), self._told():
+                self._container.close()
+            self._container = None
+        self._partial.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        import av
+
+        try:
+            yield
+        except (OSError, av.error.FFmpegError) as error:
+            raise OverlayError(
+                f"{self.out}: cannot write a video there ({error.strerror})",
+                "give --out NAME.mp4 in a folder that is there and has room",
+            ) from None
 
 
 def _drawn(
     path: Path, obey: bool, rows: dict[int, dict[str, npt.NDArray[np.generic]]], expected: int
-) -> Iterator[Image]:
+) -> Iterator[tuple[Image, float]]:
     count = 0
     try:
         with ClipReader(path, obey) as reader:
             for frame in reader:
                 if count < expected:
-                    yield _draw(frame.image, rows, count)
+                    yield _draw(frame.image, rows, count), frame.timestamp
                 count += 1
     except UnreadableClipError as error:
         raise OverlayError(f"{path}: {error}") from None

@@ -25,6 +25,7 @@ from stages.extract import lite, registry
 from stages.extract.errors import FetchError, PackError
 from stages.extract.graphs import dims, load, output_width, real_inputs
 from stages.extract.registry import sha256_of
+from store.progress import Progress, unheard
 
 LITE = "lite"
 INSIGHTFACE = ("buffalo_l", "buffalo_m", "buffalo_s", "buffalo_sc", "antelopev2")
@@ -238,8 +239,8 @@ def _install(name: str, echo: Callable[[str], None], progress: Callable[[int, in
         return resolve(name).folder
 
 
-def verify(name: str) -> list[str]:
-    """Check every file of an installed pack or of a folder.
+def verify(name: str, progress: Progress = unheard) -> list[str]:
+    """Check every file of an installed pack or of a folder; ``progress`` is told of the files.
 
     Returns
     -------
@@ -255,7 +256,7 @@ def verify(name: str) -> list[str]:
     folder = path(name)
     try:
         manifest = _read_manifest(folder)
-        problems = _altered(folder, manifest)
+        problems = _altered(folder, manifest, progress)
         if not problems:
             resolve(name)
     except PackError as error:
@@ -361,10 +362,11 @@ def _read_manifest(folder: Path) -> _Manifest:
         raise PackError(f"{file}: cannot be read: {error.strerror}") from error
 
 
-def _altered(folder: Path, manifest: _Manifest) -> list[str]:
+def _altered(folder: Path, manifest: _Manifest, progress: Progress = unheard) -> list[str]:
     """Compare the files with the checksums in ``pack.json``."""
     problems = []
-    for entry in manifest.files.values():
+    for done, entry in enumerate(manifest.files.values()):
+        progress(done, len(manifest.files))
         file = folder / entry.file
         if not file.is_file():
             problems.append(f"{file}: listed in pack.json, found no such file")

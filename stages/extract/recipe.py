@@ -22,8 +22,8 @@ class Recipe:
     ----------
     every : int
         The detector runs on every so many-th frame (and on cuts, first and last frame, wherever
-        neighbouring key frames disagree, and wherever landmarks leave their face); boxes between
-        are interpolated.
+        neighbouring key frames disagree, and wherever landmarks leave their face, and sooner where
+        frames are too large to hold as many: `tracks.HELD_BYTES`); boxes between are interpolated.
     detector_sizes : tuple of int
         Longest sides in pixels at which the detector looks.
     detector_threshold : float

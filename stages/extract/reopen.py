@@ -6,7 +6,7 @@ import hashlib
 from functools import lru_cache
 from pathlib import Path
 
-from stages.extract.video import ClipReader, UnreadableClipError
+from stages.extract.video import ClipReader, UnreadableClipError, check_regular
 from store.schema import ClipRecord
 
 
@@ -16,10 +16,11 @@ def reopen(path: Path, record: ClipRecord) -> ClipReader:
     Raises
     ------
     UnreadableClipError
-        There is no such file, or another one than was extracted, by its SHA-256.
+        There is no such regular file, or another one than was extracted, by its SHA-256.
     """
     try:
         stat = path.stat()
+        check_regular(path)
         same = _sha256(path, stat.st_size, stat.st_mtime_ns) == record.content_sha256
     except OSError as error:
         raise UnreadableClipError(f"cannot be read ({error.strerror})") from None

@@ -17,6 +17,7 @@ import store
 from stages.extract import cluster, packs
 from stages.extract.device import Device, Precision
 from stages.extract.inputs import InputError, Part, Source, find_clips
+from stages.extract.machine import gpus
 from stages.extract.recipe import Recipe, WhichFaces
 from stages.extract.selftest import check_precision
 from stages.extract.sessions import resolve_device
@@ -33,8 +34,8 @@ class ExtractOptions:
     """What `extract` is asked to do; the command line's options by the same names.
 
     ``every``, ``precision``, ``faces``, ``crops``, ``crop_size`` None: what the store was made
-    with, or 5, f32, main, none and 224 for a new one. ``workers`` None: one a core on a CPU, one on
-    a GPU. ``time_limit_s`` None: by the size of each file. ``scheduler``: None for worker processes
+    with, or 5, f32, main, none and 224 for a new one. ``workers`` None: one a core, or one a GPU.
+    ``time_limit_s`` None: by the size of each file. ``scheduler``: None for worker processes
     of our own, ``local`` for a Dask cluster on this machine, or the address of a Dask scheduler.
     ``part``: only these clips. ``crops``: pictures to keep of each track, ``crop_size``: their side
     in pixels.
@@ -97,7 +98,7 @@ class Summary:
         self.frames += record.frames
         self.valid_frames += record.valid_frames
         if record.message:
-            kind = re.sub(r"\d+(\.\d+)?", "N", f"{record.status}: {record.message}")
+            kind = re.sub(r"(?<![\w.])\d+(\.\d+)?", "N", f"{record.status}: {record.message}")
             self.problems[kind] += 1
             self.examples.setdefault(kind, record.clip)
 
@@ -221,7 +222,7 @@ def extract(
             f"a crop size of {options.crop_size} was asked for, and no crops",
             "say how many of each face with --crops",
         )
-    workers = options.workers or (available_cores() if device.on_cpu else 1)
+    workers = options.workers or usual_workers(device, options.scheduler)
     if options.scheduler is not None:
         workers = cluster.count_workers(options.scheduler, workers)
     provider = device.provider
@@ -332,6 +333,13 @@ def open_pack(name: str, echo: Callable[[str], None]) -> packs.Pack:
     if any(info.name == name and not info.installed for info in packs.known()):
         packs.install(name, echo)
     return packs.resolve(name)
+
+
+def usual_workers(device: Device, scheduler: str | None) -> int:
+    """Return one worker a core, or one a GPU; one in all on Dask, which shares out no GPUs."""
+    if device.on_cpu:
+        return available_cores()
+    return max(len(gpus()), 1) if scheduler is None else 1
 
 
 def available_cores() -> int:

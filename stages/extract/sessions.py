@@ -58,9 +58,10 @@ def open_session(
     if device is Device.OPENVINO:
         return OpenVinoSession(model, precision, threads)
     if precision is not Precision.F32:
+        elsewhere = device.on_cpu and precision is Precision.BF16
         raise DeviceError(
             f"--precision {precision}: --device {device} computes in f32 only",
-            "bf16 needs --device openvino" if device.on_cpu else "leave --precision out",
+            "bf16 needs --device openvino" if elsewhere else "leave --precision out",
         )
     if device is Device.CPU:
         return _session(model, threads, [_CPU], flush_denormals)

@@ -26,6 +26,8 @@ SMOOTH_IOU = 0.5  # boxes of neighbouring key frames that overlap so much may be
 LEAST_IOU = 0.2  # on adjacent frames this overlap still is the same face
 CUT_CHANGE = 28.0  # mean change of a thumbnail's grey levels (0-255) from one frame to the next
 JOIN_SECONDS = 1.0  # over gaps up to this long, motion alone may join
+_PART = 1 << 16  # links that are Python's at a time
+HELD_BYTES = 256 << 20  # frames that are held: 10 of 4K
 JOIN_COSINE = 0.35  # same person 0.61 +- 0.12, other people 0.01 +- 0.09 (reference-lite-pack.md)
 
 
@@ -74,7 +76,8 @@ class Follower:
     ----------
     frames : iterable of Frame
     every : int
-        Distance of regular key frames, 1 or more. At most so many frames are held at a time.
+        Distance of regular key frames, 1 or more. So many frames are held at a time, or fewer
+        where they are so large that they would take more than `HELD_BYTES`.
     """
 
     def __init__(self, frames: Iterable[Frame], every: int) -> None:
@@ -92,6 +95,7 @@ class Follower:
         """
         gap = [self._carried] if self._carried else []
         cut, self._carried = bool(gap), None
+        held = 0
         if not cut:
             for index, frame in self._frames:
                 seen = Seen(index, frame.timestamp, frame.image)
@@ -102,7 +106,9 @@ class Follower:
                     self._carried = seen
                     break
                 gap.append(seen)
-                if self._key is None or seen.cut or len(gap) == self._every:
+                held += seen.image.nbytes
+                enough = len(gap) == self._every or held + seen.image.nbytes > HELD_BYTES
+                if self._key is None or seen.cut or enough:
                     break
         if gap:
             key = _Key(gap[-1], (yield Detect(gap[-1].image)))
@@ -205,9 +211,13 @@ def _thumbnail(image: Image) -> F32:
 
 def strangers(tracklets: Mapping[int, Tracklet]) -> list[int]:
     """List the tracklets whose embedding `join` needs: those that motion alone cannot place."""
-    sure = _sure(tracklets)
-    needed = {n for a, b in _in_turn(sure) if not _moved_on(sure[a], sure[b]) for n in (a, b)}
-    return sorted(needed)
+    order = _Order(tracklets)
+    needed = np.zeros(len(order.names), bool)
+    for i, later in enumerate(order.later):
+        moved = order.moved_on(i)
+        needed[later:] |= ~moved
+        needed[i] |= not moved.all()
+    return sorted(name for name, here in zip(order.names, needed, strict=True) if here)
 
 
 def join(
@@ -226,38 +236,79 @@ def join(
     list of list of int
         Tracklet numbers of each track, in time order. Tracklets without one sure face are left out.
     """
-    sure = _sure(tracklets)
-    group = {n: [n] for n in sure}
-    unit = {n: v / max(float(np.linalg.norm(v)), 1e-9) for n, v in embedding.items()}
-    links: list[tuple[float, int, int]] = []
-    for a, b in _in_turn(sure):
-        if _moved_on(sure[a], sure[b]):
-            links.append((2.0, a, b))
-        elif (cosine := float(unit[a] @ unit[b])) >= JOIN_COSINE:
-            links.append((cosine, a, b))
-    for _, a, b in sorted(links, key=lambda link: (-link[0], link[1], link[2])):
-        if group[a] is group[b]:
+    order = _Order(tracklets)
+    # Sets of places as the bits of an integer: thousands of them are compared in a microsecond.
+    group = [
+        _Group([i], 1 << i, (1 << later) - (1 << i + 1)) for i, later in enumerate(order.later)
+    ]
+    for i, j in order.links(embedding):
+        a, b = group[i], group[j]
+        if a is b or a.members & b.beside or b.members & a.beside:
             continue
-        both = sorted(group[a] + group[b], key=lambda n: sure[n].first)
-        if all(sure[x].last < sure[y].first for x, y in itertools.pairwise(both)):
-            for n in both:
-                group[n] = both
-    tracks = list({id(g): g for g in group.values()}.values())
-    return sorted(tracks, key=lambda g: (-sum(sure[n].area for n in g), g[0]))
+        both = _Group(sorted(a.places + b.places), a.members | b.members, a.beside | b.beside)
+        for place in both.places:
+            group[place] = both
+    tracks = [[order.names[i] for i in g.places] for g in {id(g): g for g in group}.values()]
+    return sorted(tracks, key=lambda g: (-sum(tracklets[n].area for n in g), g[0]))
 
 
-def _sure(tracklets: Mapping[int, Tracklet]) -> dict[int, Tracklet]:
-    return {n: t for n, t in tracklets.items() if t.best >= SURE_SCORE}
+@dataclass
+class _Group:
+    """Tracklets of one person, by their places in `_Order`.
+
+    ``members``: these places as bits; ``beside``: those of later ones that begin before one of the
+    members ends.
+    """
+
+    places: list[int]
+    members: int
+    beside: int
 
 
-def _in_turn(tracklets: Mapping[int, Tracklet]) -> list[tuple[int, int]]:
-    """Pairs of which the first ends before the second begins; others are two people."""
-    order = sorted(tracklets, key=lambda n: tracklets[n].first)
-    return [(a, b) for a in order for b in order if tracklets[a].last < tracklets[b].first]
+class _Order:
+    """The sure tracklets of a clip, n in number, in the order in which they begin.
 
+    ``names``: their numbers; ``later``: of each, the place of the first that begins when it has
+    ended. Those between are seen together with it: two people.
+    """
 
-def _moved_on(a: Tracklet, b: Tracklet) -> bool:
-    """Whether b starts where a ended, shortly after it, with no cut between."""
-    if a.before_cut or b.after_cut or b.start_s - a.end_s > JOIN_SECONDS:
-        return False
-    return float(iou(a.last_box[None], b.first_box[None])[0, 0]) >= LEAST_IOU
+    def __init__(self, tracklets: Mapping[int, Tracklet]) -> None:
+        sure = [n for n, t in tracklets.items() if t.best >= SURE_SCORE]
+        self.names = sorted(sure, key=lambda n: tracklets[n].first)
+        self._all = [tracklets[n] for n in self.names]
+        first, last = [t.first for t in self._all], [t.last for t in self._all]
+        self.later: list[int] = np.searchsorted(first, last, "right").tolist()
+        # In arrays: there may be thousands, and every one is held against all that come later.
+        self._start_s = np.array([t.start_s for t in self._all])
+        self._after_cut = np.array([t.after_cut for t in self._all], bool)
+        self._first_box = np.array([t.first_box for t in self._all]).reshape(-1, 4)
+
+    def moved_on(self, i: int) -> npt.NDArray[np.bool_]:
+        """Whether those from ``later[i]`` on start where i ended, shortly after, without a cut."""
+        a, later = self._all[i], self.later[i]
+        moved = ~self._after_cut[later:] & (self._start_s[later:] - a.end_s <= JOIN_SECONDS)
+        moved &= not a.before_cut
+        near = np.flatnonzero(moved)
+        moved[near] = iou(a.last_box[None], self._first_box[later + near])[0] >= LEAST_IOU
+        return moved
+
+    def links(self, embedding: Mapping[int, npt.NDArray[np.floating]]) -> Iterator[tuple[int, int]]:
+        """Yield places of two tracklets that may be of one person, the surest first."""
+        unit = {n: v / max(float(np.linalg.norm(v)), 1e-9) for n, v in embedding.items()}
+        none = np.zeros_like(next(iter(unit.values()), np.zeros(1)))
+        units = np.array([unit.get(n, none) for n in self.names])
+        weights, ones, others = [], [], []
+        for i, later in enumerate(self.later):
+            # One product after the other, not as a matrix: the same vectors give the same bits.
+            weight = (units[later:, None] @ units[i, :, None])[:, 0, 0]
+            weight[self.moved_on(i)] = 2.0
+            (found,) = np.nonzero(weight >= JOIN_COSINE)
+            weights.append(weight[found])
+            ones.append(np.full(len(found), i, np.int32))
+            others.append((later + found).astype(np.int32))
+        if not weights:
+            return
+        one, other, names = np.concatenate(ones), np.concatenate(others), np.array(self.names)
+        order = np.lexsort((names[other], names[one], -np.concatenate(weights)))
+        for part in np.array_split(order, len(order) // _PART + 1):  # as int objects, a few
+            yield from zip(one[part].tolist(), other[part].tolist(), strict=True)

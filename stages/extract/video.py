@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 
 from stages.extract import contents
+from stages.extract.clock import Clock
 from stages.extract.decoders import (
     Decoder,
     DecoderError,
@@ -49,6 +50,17 @@ _SAME_TIME_S = 1e-6
 
 class UnreadableClipError(Exception):
     """No frame of this file can be decoded; the message says what was found instead."""
+
+
+def check_regular(path: Path) -> None:
+    """Refuse pipes, devices and folders: reading them may never end.
+
+    Raises
+    ------
+    UnreadableClipError
+    """
+    if not path.is_file():
+        raise UnreadableClipError("not a regular file")
 
 
 class Frame(NamedTuple):
@@ -106,14 +118,13 @@ class ClipReader:
         self._codec = ""
         self._fps: float | None = None  # the header's
         self._times: list[float] = []
-        self._repaired = 0
+        self._clock = Clock()
         self._rescaled = 0
         self._findings = Findings()
         self._failures: list[str] = []
         if not path.exists():
             raise UnreadableClipError("file has vanished")
-        if not path.is_file():
-            raise UnreadableClipError("not a regular file")
+        check_regular(path)
         if path.stat().st_size == 0:
             raise UnreadableClipError("file is empty (0 bytes)")
 
@@ -131,17 +142,21 @@ class ClipReader:
             self._open = None
 
     def __iter__(self) -> Iterator[Frame]:
-        misnamed = contents.still(self.path)
-        if misnamed or self.path.suffix.lower() in IMAGE_SUFFIXES:
+        still, image_name = contents.still(self.path), self.path.suffix.lower() in IMAGE_SUFFIXES
+        moving = image_name and contents.moves(self.path)
+        if still or (image_name and not moving):
             yield self._still()
-            if misnamed and self.path.suffix.lower() not in IMAGE_SUFFIXES:
-                self.info.message = f"{misnamed} in spite of its name"
+            if still and not image_name:
+                self.info.message = f"{still} in spite of its name"
             return
         for decoder in self._decoders():
             yield from self._read(decoder)
         if not self._times:
             raise UnreadableClipError(self._why_nothing())
         self._conclude()
+        if moving:
+            notes = ["a video in spite of its name", self.info.message]
+            self.info.message = "; ".join(filter(None, notes))
 
     def _still(self) -> Frame:
         # imdecode of bytes, not imread of a name: names that are not valid UTF-8 work too.
@@ -177,19 +192,15 @@ class ClipReader:
     def _read(self, decoder: Decoder) -> Iterator[Frame]:
         """Yield a decoder's frames after those that were read before it."""
         info, step, done = self.info, 1.0 / (self._fps or 30.0), len(self._times)
-        last = self._times[-1] if self._times else -math.inf
         # Rebuilt times are not the file's: then the frames are counted off instead.
-        known = last + _SAME_TIME_S if not self._repaired else -math.inf
+        known = self._clock.last + _SAME_TIME_S if not self._clock.repaired else -math.inf
 
         def skip(index: int, time: float) -> bool:
             return time <= known if math.isfinite(time + known) else index < done
 
         try:
-            for time, picture in decoder.pictures(skip):
-                if not time > last:
-                    time = last + step if self._times else 0.0
-                    self._repaired += 1
-                last = time
+            for told, picture in decoder.pictures(skip):
+                time = self._clock(told, step)
                 if len(self._times) == done:
                     info.decoder = " + ".join(filter(None, [info.decoder, decoder.name]))
                 if not self._times:
@@ -251,8 +262,8 @@ class ClipReader:
             notes.append(f"damaged packets skipped: {self._findings.damaged}")
         if self._rescaled:
             notes.append(f"{self._rescaled} frames of another size, scaled to the first one's")
-        if self._repaired:
-            notes.append(f"{self._repaired} timestamps missing or not increasing, rebuilt")
+        if self._clock.repaired:
+            notes.append(f"{self._clock.repaired} timestamps missing or not increasing, rebuilt")
         info.message = "; ".join(notes)
 
     def _why_nothing(self) -> str:

@@ -6,6 +6,7 @@ its clip along: pebble replaces it, the clip is tried once more and then given u
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import itertools
 import multiprocessing
@@ -13,8 +14,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ import pebble
 
 from stages.extract.device import Device
 from stages.extract.inputs import Source
+from stages.extract.machine import gpus
 from stages.extract.recipe import Recipe
 from store.errors import FacepipeError
 from store.schema import ClipRecord, ClipRows, Status
@@ -30,6 +33,14 @@ from store.schema import ClipRecord, ClipRows, Status
 Result = tuple[ClipRecord, ClipRows | None]
 
 _TRIES = 2
+_POOLS = 5  # that break one after another, with no clip finished or given up, until the run ends
+_LOOK_S = 1.0  # a pool may break without a word to the clips that were just sent
+
+
+class WorkersLostError(FacepipeError, RuntimeError):
+    """Worker processes die before they get to a clip, again and again."""
+
+    exit_code = 1
 
 
 @dataclass(frozen=True)
@@ -63,31 +74,53 @@ def run_clips(
         Number of processes. Each has at most two tasks in flight, so memory stays bounded.
     time_limit_s : float, optional
         Seconds after which a clip is cut off and its worker replaced; by its size if not given.
+        Opening the nets is no part of them.
 
     Raises
     ------
     FacepipeError
         What a worker raised on purpose, such as a device that is not there.
+    WorkersLostError
+        No worker lives until it gets to a clip.
     """
     pool = _new_pool(setup, workers)
     waiting = iter(sources)
     flying: dict[Any, tuple[list[Source], int]] = {}
+    broken = 0
 
     def send(group: list[Source], tried: int) -> None:
-        nonlocal pool
-        limit = sum(time_limit_s or usual_time_limit(source.path) for source in group)
+        # The clips of a group are open at the same time. One that hangs must not hold up the others
+        # for the sum of their limits; those that were cut off with it are done again, one by one,
+        # and a group that only took long as a whole is as well.
+        limit = max(time_limit_s or usual_time_limit(source.path) for source in group)
         try:
             future = pool.schedule(_work, args=(group,), timeout=limit)
-        except RuntimeError:  # killed at the wrong moment, a worker takes pebble's pool along
-            lost = list(flying.values())
-            flying.clear()
-            pool.stop()
-            pool.join()
-            pool = _new_pool(setup, workers)
-            future = pool.schedule(_work, args=(group,), timeout=limit)
-            for other, times in lost:
-                send(other, times)
-        flying[future] = (group, tried)
+        except RuntimeError:
+            renew()
+            send(group, tried)
+        else:
+            flying[future] = (group, tried)
+
+    def renew() -> None:
+        """Replace a pool that broke and send its clips again: none of them is to blame.
+
+        A worker that is killed while none is at work, as at the start, takes pebble's pool along.
+        """
+        nonlocal pool, broken
+        broken += 1
+        if broken == _POOLS:
+            raise WorkersLostError(
+                f"worker processes died {broken} times in a row before they had got to a clip; "
+                "what was finished is kept",
+                "memory may be short: try --workers 1; and see pipeline doctor",
+            )
+        lost = list(flying.values())
+        flying.clear()
+        pool.stop()
+        pool.join()
+        pool = _new_pool(setup, workers)
+        for group, tried in lost:
+            send(group, tried)
 
     def send_next() -> None:
         if group := list(itertools.islice(waiting, setup.clips)):
@@ -97,11 +130,17 @@ def run_clips(
         for _ in range(2 * workers):
             send_next()
         while flying:
-            done, _ = wait(flying, return_when=FIRST_COMPLETED)
+            done, _ = wait(flying, timeout=_LOOK_S, return_when=FIRST_COMPLETED)
+            if not done and not pool.active:
+                renew()
             for future in done:
                 if future not in flying:  # sent again, to a new pool
                     continue
                 group, tried = flying.pop(future)
+                if isinstance(future.exception(), BrokenProcessPool):
+                    send(group, tried)
+                    continue
+                broken = 0
                 fault = _fault(future)
                 if fault is None:
                     yield from future.result()
@@ -123,8 +162,10 @@ def run_clips(
 
 def _new_pool(setup: WorkerSetup, workers: int) -> Any:
     context = multiprocessing.get_context("spawn")
+    names = [] if setup.device.on_cpu else gpus()
+    places = context.Array("l", workers) if len(names) > 1 else None
     return pebble.ProcessPool(
-        max_workers=workers, initializer=_start, initargs=(setup,), context=context
+        max_workers=workers, initializer=_start, initargs=(setup, names, places), context=context
     )
 
 
@@ -170,13 +211,38 @@ def failed(source: Source, message: str) -> ClipRecord:
     )
 
 
-def _start(setup: WorkerSetup) -> None:
-    """Prepare a new worker; its nets are built with its first clip, where errors surface."""
+def _start(setup: WorkerSetup, names: Sequence[str], places: Any) -> None:
+    """Prepare a new worker and open its nets, which is no part of its first clip's time."""
     global _setup
     _setup = setup
-    # Ctrl-C reaches the whole process group; it is the parent that stops us.
+    # Ctrl-C reaches the whole process group; it is the parent that stops us, and that at once: a
+    # handler in Python, such as pebble's, would wait for the net or the decoder that is running.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_die_with_parent, daemon=True).start()
+    if places is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = names[_take_place(places) % len(names)]
+    with contextlib.suppress(Exception):  # comes again with the first clip, where it is reported
+        engine_here(setup)
+
+
+def _take_place(places: Any) -> int:
+    """Take the first place that no living process holds: that of the worker that this one replaces.
+
+    Counting on would in time put all workers on one GPU.
+    """
+    with places.get_lock():
+        place = next(i for i, holder in enumerate(places) if not (holder and _lives(holder)))
+        places[place] = os.getpid()
+    return place
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _die_with_parent() -> None:
@@ -214,7 +280,7 @@ def _give_back_memory() -> None:
 
 
 def engine_here(setup: WorkerSetup) -> Any:
-    """Return this process's engine, its nets opened with the first clip and kept for the next.
+    """Return this process's engine, its nets opened when first asked for and kept from then on.
 
     Raises
     ------
@@ -234,5 +300,8 @@ def engine_here(setup: WorkerSetup) -> Any:
         nets = open_nets(
             packs.resolve(setup.pack), setup.device, setup.recipe, flush_denormals=True
         )
-        _engine = setup, Engine(nets, setup.recipe, setup.clips, threads=setup.clips > 1)
+        engine = Engine(nets, setup.recipe, setup.clips, threads=setup.clips > 1)
+        if not setup.device.on_cpu:
+            engine.warm_up()
+        _engine = setup, engine
     return _engine[1]

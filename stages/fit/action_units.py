@@ -169,6 +169,7 @@ def fit_au(
     run_dir: Path,
     config: AuConfig,
     echo: Callable[[str], None] = lambda _: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> AuResult:
     """Learn label tracks frame by frame and measure them on persons held out.
 
@@ -181,8 +182,8 @@ def fit_au(
         Must not exist. Gets au.json, agreement.csv, and predictions (an array beside the store, of
         every frame by a regressor that has not seen its person).
     config : AuConfig
-    echo : callable
-        Gets what there is to say.
+    echo, progress : callable
+        Get what there is to say, and how many folds are done, of how many.
 
     Raises
     ------
@@ -197,7 +198,7 @@ def fit_au(
         echo(sentence)
         folds = deal_persons(group, config.folds)
         frames = _frames(source, spans, tracks, config, echo)
-        prediction = _cross_validate(frames, folds, group, config)
+        prediction = _cross_validate(frames, folds, group, config, progress)
         person = np.asarray(group)[frames.clip].tolist()
         found = {
             name: agree(
@@ -323,12 +324,14 @@ def _cross_validate(
     folds: Sequence[npt.NDArray[np.intp]],
     group: Sequence[str],
     config: AuConfig,
+    progress: Callable[[int, int], None],
 ) -> FloatArray:
     """Predict every frame by regressors that have not seen its person: (n, D)."""
     prediction = np.full(frames.y.shape, np.nan)
     person = np.unique(np.asarray(group), return_inverse=True)[1][frames.clip]
     thin = _thinned(frames.clip, config.frames)
-    for tested in folds:
+    for done, tested in enumerate(folds):
+        progress(done, len(folds))
         test = np.isin(frames.clip, tested)
         learnt = np.flatnonzero(thin & ~test)
         known = np.isfinite(frames.y[learnt])

@@ -5,7 +5,7 @@ docs/labels.md says what each is worth.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,6 +20,7 @@ from store.printable import printable
 
 FloatArray = npt.NDArray[np.float64]
 LEAST = 3  # clips through which a line is laid
+FEW_VIEWS = 100
 ALIASES = {**{key: name for name, key in COUNTS.items()}, "duration": "duration_s"}
 
 
@@ -30,7 +31,7 @@ class Score:
     Attributes
     ----------
     needs : tuple of str
-        Those of NUMBERS without which a clip has no score.
+        Those of NUMBERS, or of the files' other fields, without which a clip has no score.
     of : callable
         From a table with those columns to (n,) scores, NaN where there is none.
     """
@@ -76,8 +77,14 @@ def _residual(x: npt.ArrayLike, y: npt.ArrayLike) -> FloatArray:
     return np.asarray(y - (line.intercept + line.slope * x), np.float64)
 
 
-def choose_score(text: str) -> Score:
+def choose_score(text: str, fields: Iterable[str] = ()) -> Score:
     """Return a score by its name, or by a formula over NUMBERS or yt-dlp's own field names.
+
+    Parameters
+    ----------
+    text : str
+    fields : iterable of str
+        Further numbers that the files hold, see VideoInfo.others.
 
     Raises
     ------
@@ -87,7 +94,7 @@ def choose_score(text: str) -> Score:
     if text.strip() in SCORES:
         return SCORES[text.strip()]
     try:
-        formula = Formula(text, [*NUMBERS, *ALIASES])
+        formula = Formula(text, [*NUMBERS, *ALIASES, *sorted(set(fields))])
     except FormulaError as error:
         raise FormulaError(
             str(error), f"by name: {', '.join(SCORES)}; or a formula over {error.hint}"
@@ -131,7 +138,9 @@ class AutomaticLabels:
     notes: list[str] = field(default_factory=list)
 
 
-def automatic_labels(clips: Sequence[tuple[str, VideoInfo]], score: Score) -> AutomaticLabels:
+def automatic_labels(
+    clips: Sequence[tuple[str, VideoInfo]], score: Score, min_views: int = 0
+) -> AutomaticLabels:
     """Score clips by what their .info.json says.
 
     Of two clips that are one video the first is kept: with one on either side of a split the
@@ -141,6 +150,8 @@ def automatic_labels(clips: Sequence[tuple[str, VideoInfo]], score: Score) -> Au
     ----------
     clips : sequence of (clip id, VideoInfo)
     score : Score
+    min_views : int
+        Clips with fewer views, or of which they are not known, are left out, if above 0.
 
     Raises
     ------
@@ -151,23 +162,29 @@ def automatic_labels(clips: Sequence[tuple[str, VideoInfo]], score: Score) -> Au
     left_out: list[tuple[str, str]] = []
     first: dict[str, str] = {}
     for clip, info in clips:
-        missing = [COUNTS.get(n, n) for n in score.needs if n not in info.numbers]
+        needs = [*score.needs, *(["views"] if min_views and "views" not in score.needs else [])]
+        known = info.others | info.numbers
+        missing = [COUNTS.get(n, n) for n in needs if n not in known]
         if missing:
             left_out.append((clip, f"does not say {' and '.join(missing)}"))
+        elif min_views and known["views"] < min_views:
+            left_out.append((clip, f"has {known['views']:.0f} views, {min_views} at least wanted"))
         elif info.video and first.setdefault(info.video, clip) != clip:
             left_out.append((clip, f"is the same video as {first[info.video]}"))
         else:
             kept.append((clip, info))
+    numbers = [*NUMBERS, *(name for name in score.needs if name not in NUMBERS)]
     table = pd.DataFrame(
-        [{"clip": clip, **info.numbers} for clip, info in kept], columns=["clip", *NUMBERS]
-    ).astype(dict.fromkeys(NUMBERS, np.float64))
+        [{"clip": clip, **info.others, **info.numbers} for clip, info in kept],
+        columns=["clip", *numbers],
+    ).astype(dict.fromkeys(numbers, np.float64))
     table.insert(1, "subset", channel_names([info for _, info in kept]))
     table.insert(1, "score", score.of(table) if len(table) else np.empty(0))
     without = table["score"].isna()
     reason = "no finite score comes of its counts (no views, most often)"
     left_out += [(str(clip), reason) for clip in table.loc[without, "clip"]]
     table = table[~without].reset_index(drop=True).astype(dict.fromkeys(COUNTS, "Int64"))
-    return AutomaticLabels(table, left_out, _notes(kept, table))
+    return AutomaticLabels(table, left_out, _notes(kept, table, score))
 
 
 def channel_names(infos: Sequence[VideoInfo]) -> list[str]:
@@ -188,8 +205,15 @@ def channel_names(infos: Sequence[VideoInfo]) -> list[str]:
     ]
 
 
-def _notes(kept: Sequence[tuple[str, VideoInfo]], table: pd.DataFrame) -> list[str]:
+def _notes(kept: Sequence[tuple[str, VideoInfo]], table: pd.DataFrame, score: Score) -> list[str]:
     notes = []
+    few = int((table["views"] < FEW_VIEWS).sum())
+    if few and "views" in score.needs:
+        notes.append(
+            f"{few} clips have fewer than {FEW_VIEWS} views: their scores are mostly chance (1 "
+            "like of 1 view is the best like rate there is) and pull at what is compared with "
+            f"them; --min-views {FEW_VIEWS} leaves them out"
+        )
     nameless = sum(not info.channel for _, info in kept)
     if nameless:
         notes.append(f"{nameless} clips name no channel; their subset is empty")

@@ -12,6 +12,16 @@ import torch
 from torch import Tensor
 
 from stages.fit.landmarks import LandmarkMode, normalise_landmarks
+from store.errors import FacepipeError
+
+# A clock's ticks that one frame may stand for, on average: at 30 Hz a clip of a frame a second.
+# More means seconds that are milliseconds, or one wrong time, and would take as much memory.
+MAX_TICKS_A_FRAME = 30
+GAP = 1.5  # periods of the clip from the nearest frame beyond which a tick has none
+
+
+class TimesError(FacepipeError, ValueError):
+    """A clip's times cannot be resampled."""
 
 
 @dataclass(frozen=True)
@@ -105,46 +115,56 @@ def prepare(
     landmarks : "clip", "frame" or "none"
         See normalise_landmarks; over the whole clip, whatever is cut off afterwards.
     fps : float, optional
-        Common frame rate, see resample_indices; left out, frames are taken as they are.
+        Common frame rate, see resample; left out, frames are taken as they are.
     max_frames : int, optional
-        Longer clips are cut to this many frames around their middle.
+        Longer clips are cut to this many frames around the middle one of those that are valid.
     widths : tuple of int
         See ClipData.
 
     Returns
     -------
     ClipData
-        With copies, never views: a view would keep the block alive that it was read with.
+        With copies, never views: a view would keep the block alive that it was read with. Where a
+        frame of the clip is valid, one of these is.
+
+    Raises
+    ------
+    TimesError
+        Names the clip: ``fps`` asks for far more frames than it has.
     """
-    index = frames_read(timestamp, fps, max_frames)
+    index: Any = slice(None)
+    kept = np.array(valid)
+    if fps is not None:
+        ticks = (timestamp[-1] - timestamp[0]) * fps
+        if ticks > MAX_TICKS_A_FRAME * len(timestamp):
+            raise TimesError(
+                f"clip {clip!r}: {len(timestamp)} frames over {timestamp[-1] - timestamp[0]:g} s, "
+                f"expected at most {MAX_TICKS_A_FRAME} times as many at fps={fps:g}, "
+                f"got {ticks / len(timestamp):.0f} times",
+                "Are its times seconds? Leave the clip out of the labels, or fit without fps.",
+            )
+        index, kept = resample(timestamp, valid, fps)
+    if max_frames is not None and len(kept) > max_frames:
+        window = middle(kept, max_frames)
+        index, kept = window if fps is None else index[window], np.array(kept[window])
     points = normalise_landmarks(landmark, valid, landmarks)
-    kept = np.array(valid[index])
-    features = np.array(appearance[index])
-    features[~kept] = 0
-    times = np.array(timestamp[index])
     if len(kept) < len(points) or fps is not None:
         points = np.array(points[index])  # else it is a copy already
-    return ClipData(clip, features, points, kept, times, widths)
+        points[~kept] = 0
+    features = np.array(appearance[index])
+    features[~kept] = 0
+    return ClipData(clip, features, points, kept, np.array(timestamp[index]), widths)
 
 
-def frames_read(
-    timestamp: npt.NDArray[np.float64], fps: float | None, max_frames: int | None
-) -> Any:
-    """Which of a clip's frames a model reads, and in which order: a slice or (m,) indices.
-
-    Parameters
-    ----------
-    timestamp : (n,) float64 s
-    fps, max_frames
-        As for ``prepare``.
-    """
-    index: Any = slice(None) if fps is None else resample_indices(timestamp, fps)
-    frames = len(timestamp) if fps is None else len(index)
-    if max_frames is not None and frames > max_frames:
-        first = (frames - max_frames) // 2
-        middle = slice(first, first + max_frames)
-        index = middle if fps is None else index[middle]
-    return index
+def middle(valid: npt.NDArray[np.bool_], frames: int) -> slice:
+    """Return the window of ``frames`` of (n,) around the middle of the valid ones, one in it."""
+    n = len(valid)
+    seen = np.flatnonzero(valid) if valid.any() else np.arange(n)
+    low, high = int(seen[(len(seen) - 1) // 2]), int(seen[len(seen) // 2])
+    first = (low + high + 1 - frames) // 2
+    first = min(max(first, low - frames + 1), low)  # the two may lie far apart
+    first = min(max(first, 0), n - frames)
+    return slice(first, first + frames)
 
 
 def beside(
@@ -163,10 +183,26 @@ def beside(
     return np.concatenate([appearance, filled], axis=1)
 
 
-def resample_indices(timestamp: npt.NDArray[np.float64], fps: float) -> npt.NDArray[np.intp]:
-    """Index of the frame nearest to each tick of a clock of ``fps``, from the first frame on.
+def resample(
+    timestamp: npt.NDArray[np.float64], valid: npt.NDArray[np.bool_], fps: float
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
+    """Find the frame nearest to each tick of a clock of ``fps``, from the first frame on.
 
-    (n,) seconds, increasing -> (m,) indices; frames repeat where the clip is slower than ``fps``.
+    Frames repeat where the clip is slower than ``fps``, but not into gaps: a tick is not valid
+    that is farther than 1.5 periods of the clip, by its median, from any frame. Where the ticks
+    would miss every valid frame, the one nearest to the middle one of these gets it.
+
+    Parameters
+    ----------
+    timestamp : (n,) float64 s
+        Increasing.
+    valid : (n,) bool
+    fps : float
+
+    Returns
+    -------
+    index : (m,) of frames
+    valid : (m,) bool
     """
     ticks = timestamp[0] + np.arange(int((timestamp[-1] - timestamp[0]) * fps + 1e-6) + 1) / fps
     right = np.clip(np.searchsorted(timestamp, ticks), 1, max(len(timestamp) - 1, 1))
@@ -174,7 +210,16 @@ def resample_indices(timestamp: npt.NDArray[np.float64], fps: float) -> npt.NDAr
     left = np.maximum(right - 1, 0)
     nearer_left = ticks - timestamp[left] <= timestamp[right] - ticks
     index: npt.NDArray[np.intp] = np.where(nearer_left, left, right).astype(np.intp)
-    return index
+    kept = valid[index]
+    if len(timestamp) > 1:
+        period = np.median(np.diff(timestamp))
+        kept &= np.abs(ticks - timestamp[index]) <= GAP * period + 1e-6
+    if not kept.any() and valid.any():
+        seen = np.flatnonzero(valid)
+        frame = seen[(len(seen) - 1) // 2]
+        tick = int(np.abs(ticks - timestamp[frame]).argmin())
+        index[tick], kept[tick] = frame, True
+    return index, kept
 
 
 def draw(

@@ -21,7 +21,7 @@ FloatArray = npt.NDArray[np.float64]
 COMPARED: tuple[Drawn, ...] = ("bias", "src")
 MOST_LEVELS, MOST_SUBSETS = 6, 30
 FEWEST_CLIPS, FEWEST_GROUPS = 3, 3
-NOT_ATTRIBUTES = ("clip", "score", "person", "line")
+NOT_ATTRIBUTES = ("clip", "score", "person")
 
 
 @dataclass(frozen=True)

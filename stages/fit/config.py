@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from stages.fit import models
+from stages.fit.grouping import GroupBy
 from stages.fit.landmarks import LandmarkMode
 from stages.fit.loader import DEFAULT_BUDGET
 from stages.fit.losses import RankForm
@@ -135,6 +136,11 @@ class FitConfig(BaseModel):
         default=DEFAULT_BUDGET,
         ge=0,
         description="Bytes of features kept in memory, beside some 300 MB at work",
+    )
+    group: GroupBy = Field(
+        default="auto",
+        description="Kept on one side: person, by name; clip, each by itself; auto, those and the "
+        "persons that the embeddings show",
     )
     seed: int = Field(
         default=0, ge=0, description="Of the split, the weights, the order and the bootstrap"

@@ -85,7 +85,7 @@ class Contestant:
     def settings(self) -> dict[str, Any]:
         """Everything that its predictions hang on, as JSON types."""
         config = self.config.model_dump(
-            mode="json", exclude={"bootstrap", "budget", "normalise", "seed"}
+            mode="json", exclude={"bootstrap", "budget", "group", "normalise", "seed"}
         )
         if self.config.features is None:
             del config["features"]  # as it was before there were any
@@ -190,8 +190,14 @@ def standing(
     ]
 
 
-def attribute_columns(table: pd.DataFrame, named: Sequence[str]) -> list[str]:
+def attribute_columns(table: pd.DataFrame, named: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the columns named, or those that are commonly attributes of a person.
+
+    Returns
+    -------
+    columns, constant
+        Those with one value only are told apart: they say nothing, and a contestant that goes by
+        them alone would only make the others' correction harder.
 
     Raises
     ------
@@ -202,9 +208,12 @@ def attribute_columns(table: pd.DataFrame, named: Sequence[str]) -> list[str]:
     if missing:
         raise ConfigError(
             f"the labels have no column '{missing[0]}'",
-            f"columns: {', '.join(c for c in table.columns if c != 'line')}",  # which is ours
+            f"columns: {', '.join(table.columns)}",
         )
-    return list(named) or [c for c in table.columns if str(c).lower() in KNOWN_ATTRIBUTES]
+    found = list(named) or [c for c in table.columns if str(c).lower() in KNOWN_ATTRIBUTES]
+    return [c for c in found if table[c].nunique() > 1], [
+        c for c in found if table[c].nunique() < 2
+    ]
 
 
 def attribute_ridge(table: pd.DataFrame, columns: Sequence[str]) -> Pipeline:

@@ -20,7 +20,8 @@ from stages.fit.explain import (
     write_frames,
     write_links,
 )
-from stages.fit.fold_runs import run_folds
+from stages.fit.fold_runs import Diverged, diverged_folds, run_folds
+from stages.fit.folds import check_training_sides
 from stages.fit.provenance import versions
 from stages.fit.report import (
     REPORT,
@@ -35,6 +36,7 @@ from stages.fit.study import Design, Echo, Study
 from stages.fit.tasks import Accuracy
 from stages.fit.tasks_report import accuracies, tasks_text, write_tasks
 from stages.fit.tuned import chosen_text, optimism
+from stages.fit.verdict import divergence_sentences
 
 FoldDone = Callable[[str, int, int], None]
 
@@ -55,6 +57,8 @@ class Evaluated:
         What attention goes with; empty unless that was asked for.
     tasks : dict of list of Accuracy
         By contestant, what its tasks beside the score came to; only contestants that have some.
+    diverged : dict of list of Diverged
+        By contestant, the folds without a finite result; only contestants that have some.
     """
 
     folder: Path
@@ -64,6 +68,7 @@ class Evaluated:
     study: Study
     links: list[Link] = field(default_factory=list)
     tasks: dict[str, list[Accuracy]] = field(default_factory=dict)
+    diverged: dict[str, list[Diverged]] = field(default_factory=dict)
 
 
 def evaluate(
@@ -89,7 +94,7 @@ def evaluate(
     ----------
     design : Design
         ``seed`` and ``val`` come from the settings (``seed``, ``split.val``), and ``normalise``
-        where the design has none.
+        and ``group`` where the design has none, or ``auto``.
     names : sequence of str
         Models, see contestants.choose_contestants.
     folder : Path
@@ -139,7 +144,9 @@ def evaluate(
         with_attention = {link.contestant for link in links}
         section = explain_text(links, [name for name in asked if name not in with_attention])
         evaluated = replace(evaluated, links=links)
-    lead = "\n\n".join(part for part in (lead, chosen_text(study, tuned, folder)) if part)
+    lost = divergence_sentences(evaluated.diverged, study.design)
+    parts = [lead, *lost, chosen_text(study, tuned, folder)]
+    lead = "\n\n".join(part for part in parts if part)
     text = report_text(
         study, evaluated.comparison, evaluated.asked, "Evaluation", lead, after=section
     )
@@ -151,11 +158,13 @@ def evaluate(
 def open_study(design: Design, base: FitConfig, echo: Echo) -> Study:
     """Open a store and its labels and deal the folds, with the settings' seed and share."""
     normalise = base.normalise if design.normalise == "none" else design.normalise
+    group = base.group if design.group == "auto" else design.group
     settled = {
         **vars(design), "seed": base.seed, "val": base.split.val, "normalise": normalise,
+        "group": group,
     }  # fmt: skip
     study = Study(Design(**settled))
-    for line in [*study.labels.warnings, *study.labels.notes, *study.grouping.sentences]:
+    for line in [*study.labels.warnings, *study.notes, *study.grouping.sentences]:
         echo(line)
     return study
 
@@ -171,6 +180,8 @@ def run_study(
     frames: bool = False,
 ) -> Evaluated:
     """Fit every contestant in every fold that is missing, and write all tables but the report."""
+    if any(c.kind == "network" for c in contestants):
+        check_training_sides(study.grouping.folds, study.grouping.group)
     check_folder(
         folder,
         {
@@ -212,4 +223,13 @@ def run_study(
     tasks = {c.name: accuracies(study, folder, c) for c in contestants}
     tasks = {name: found for name, found in tasks.items() if found}
     write_tasks(folder, tasks)
-    return Evaluated(folder, comparison, asked, predictions, study, tasks=tasks)
+    lost = {c.name: diverged_folds(study, folder, c) for c in contestants}
+    return Evaluated(
+        folder,
+        comparison,
+        asked,
+        predictions,
+        study,
+        tasks=tasks,
+        diverged={name: found for name, found in lost.items() if found},
+    )

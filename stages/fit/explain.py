@@ -19,7 +19,7 @@ import pandas as pd
 from stages.fit.bootstrap import draw_weights, draws, group_codes, interval
 from stages.fit.compare import Estimate
 from stages.fit.contestants import Contestant
-from stages.fit.fold_runs import StudyError, frames_file
+from stages.fit.fold_runs import StudyError, diverged_folds, frames_file
 from stages.fit.frames import ClipFrames, csv_writer, load_frames
 from stages.fit.geometry import Geometry, measure_geometry
 from stages.fit.metrics import spearman
@@ -171,6 +171,8 @@ def told_frames(
 ) -> dict[str, list[dict[str, ClipFrames]]]:
     """Return what networks said of each clip's frames, out of fold: by contestant, then by repeat.
 
+    Networks whose training diverged in a fold are left out: they said nothing of its clips.
+
     Raises
     ------
     StudyError
@@ -178,7 +180,7 @@ def told_frames(
     """
     found: dict[str, list[dict[str, ClipFrames]]] = {}
     for contestant in contestants:
-        if not contestant.tells_frames:
+        if not contestant.tells_frames or diverged_folds(study, folder, contestant):
             continue
         found[contestant.name] = repeats = []
         for repeat in range(study.design.repeats):

@@ -34,7 +34,7 @@ class Parts:
     ----------
     config : FitConfig
     table : DataFrame
-        A row a clip: clip, part, target, and the labels' columns.
+        A row a clip: clip, group, part, target, and the labels' columns.
     loaders : mapping of part to ClipLoader
     loader_of : callable
         Makes another loader, of rows of the table.
@@ -133,7 +133,8 @@ def fit_pooled(given: Parts) -> FittedModel:
         order = by_clip.loc[[span.clip for part in parts for span in loaders[part].clips]]
         # One clip after the other: the budget of the loaders holds for their clips, not for a list.
         clips = chain.from_iterable(loaders[part].iter_clips() for part in parts)
-        return model.fit(clips, order["target"].to_numpy(np.float64), words(model, order))
+        target, column = order["target"].to_numpy(np.float64), words(model, order)
+        return model.fit(clips, target, column, order["group"].tolist())
 
     def predicted(model: PooledModel, part: Part) -> dict[str, float]:
         names = [span.clip for span in loaders[part].clips]

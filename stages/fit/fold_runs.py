@@ -6,16 +6,16 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import as_completed
-from multiprocessing import get_context
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pebble
 
 from stages.fit.contestants import Contestant
 from stages.fit.frames import ClipFrames, load_frames, save_frames
-from stages.fit.grouping import Grouping
-from stages.fit.study import Design, FloatArray, Study
+from stages.fit.study import FloatArray, Study
+from stages.fit.study_pool import study_pool
 from store.errors import FacepipeError
 
 
@@ -37,6 +37,35 @@ def frames_file(folder: Path, task: Task) -> Path:
     return fold_file(folder, task).with_suffix(".npz")
 
 
+@dataclass(frozen=True)
+class Diverged:
+    """A fold in which training came to no finite result, and why; its training mean stands in."""
+
+    repeat: int
+    fold: int
+    message: str
+
+
+def diverged_folds(study: Study, folder: Path, contestant: Contestant) -> list[Diverged]:
+    """Return the folds of a contestant, all done, in which its training diverged."""
+    found = []
+    for repeat in range(study.design.repeats):
+        for fold in range(study.design.folds):
+            message = _held(folder, (contestant, repeat, fold)).get("diverged")
+            if message is not None:
+                found.append(Diverged(repeat, fold, str(message)))
+    return found
+
+
+def _held(folder: Path, task: Task) -> dict[str, Any]:
+    """Everything that is kept of a fold but its frames; {} for none, or no whole file."""
+    try:
+        found = json.loads(fold_file(folder, task).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def _run_task(study: Study, folder: Path, frames: bool, task: Task) -> None:
     """Predict one fold and keep it; each file appears whole or not at all."""
     told: list[ClipFrames] = []
@@ -44,7 +73,7 @@ def _run_task(study: Study, folder: Path, frames: bool, task: Task) -> None:
     prediction, details = study.predict(*task, folder, told.append if wanted else None)
     target = fold_file(folder, task)
     target.parent.mkdir(parents=True, exist_ok=True)
-    if wanted:
+    if told:
         save_frames(frames_file(folder, task), told)
     partial = target.with_suffix(f".{os.getpid()}.partial")
     partial.write_text(json.dumps({"prediction": prediction.tolist(), **details}) + "\n")
@@ -54,26 +83,9 @@ def _run_task(study: Study, folder: Path, frames: bool, task: Task) -> None:
 def _kept(study: Study, folder: Path, task: Task) -> list[float] | None:
     """Predictions that are kept of a fold; None if there are none, or no whole ones."""
     _, repeat, fold = task
-    try:
-        found = json.loads(fold_file(folder, task).read_text())["prediction"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    found = _held(folder, task).get("prediction")
     whole = isinstance(found, list) and len(found) == (study.grouping.folds[repeat] == fold).sum()
     return found if whole else None
-
-
-_worker: Study | None = None
-
-
-def _start_worker(design: Design, grouping: Grouping) -> None:
-    global _worker
-    _worker = Study(design, grouping)
-
-
-def _work(folder: Path, frames: bool, task: Task) -> Task:
-    assert _worker is not None
-    _run_task(_worker, folder, frames, task)
-    return task
 
 
 def run_folds(
@@ -118,7 +130,8 @@ def run_folds(
     ]
     todo = []
     for task in tasks:
-        lacks = frames and task[0].tells_frames and load_frames(frames_file(folder, task)) is None
+        tells = frames and task[0].tells_frames and "diverged" not in _held(folder, task)
+        lacks = tells and load_frames(frames_file(folder, task)) is None
         if lacks or _kept(study, folder, task) is None:
             todo.append(task)
         else:
@@ -153,23 +166,12 @@ def _in_processes(
     jobs: int,
     done: Callable[[Task], None],
 ) -> None:
-    """Spawn, not fork: torch and the loaders' threads do not survive a fork."""
-    with pebble.ProcessPool(
-        min(jobs, len(todo)),
-        context=get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(study.design, study.grouping),
-    ) as pool:
-        waiting = [pool.schedule(_work, args=(folder, frames, task)) for task in todo]
-        try:
-            for future in as_completed(waiting):
-                done(future.result())
-        except pebble.ProcessExpired:
-            pool.stop()
-            raise StudyError(
-                f"{folder}: a process that fitted a fold was killed, for want of memory most often",
-                "run the same command again with fewer --jobs; folds that are done are kept",
-            ) from None
-        except BaseException:
-            pool.stop()
-            raise
+    killed = StudyError(
+        f"{folder}: a process that fitted a fold was killed, for want of memory most often",
+        "run the same command again with fewer --jobs; folds that are done are kept",
+    )
+    with study_pool(study, min(jobs, len(todo)), killed) as schedule:
+        waiting = {schedule(_run_task, folder, frames, task): task for task in todo}
+        for future in as_completed(waiting):
+            future.result()
+            done(waiting[future])

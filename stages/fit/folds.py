@@ -98,9 +98,35 @@ def inner_split(
         raise SplitError(
             f"{n} training clips in {groups} groups are too few for at least {MIN_TRAIN} to train "
             f"on and {MIN_OTHER} to choose the epoch",
-            "ask for more --folds, so that more is left to train on, or label more clips",
+            "ask for more --folds, so that more is left to train on, or label more clips"
+            if groups > 1
+            else "label clips of more persons",
         )
     return np.asarray(dealt == 1)
+
+
+def check_training_sides(folds: Folds, group: Sequence[str]) -> None:
+    """Make sure that every fold leaves two groups: one to train on, one to choose the epoch.
+
+    Raises
+    ------
+    SplitError
+        Says which number of folds would do, if any.
+    """
+    code = group_codes(group)
+    groups = len(np.unique(code))
+    least = min(
+        len(np.unique(code[fold_of != fold])) for fold_of in folds for fold in np.unique(fold_of)
+    )
+    if least < 2:
+        raise SplitError(
+            f"{groups} groups (persons) in {int(folds.max()) + 1} folds leave {least} to train on; "
+            "a network needs 2, one of which chooses its epoch",
+            # Three folds, none of them empty: whichever is tested, two others hold a group each.
+            "ask for --folds 3"
+            if groups > 3
+            else "label clips of at least 4 persons, for --folds 3",
+        )
 
 
 def _trials(groups: int) -> int:
@@ -120,23 +146,38 @@ class Leak:
     all_persons: int
     share: float
 
-    def sentence(self, groups: str) -> str:
-        """Say it in words; ``groups`` names what was kept together."""
+    def sentence(
+        self, groups: str, known_by: str = "that the embeddings show", parts: str = "folds"
+    ) -> str:
+        """Say it in words.
+
+        Parameters
+        ----------
+        groups : str
+            What was kept together.
+        known_by : str
+            Which persons are meant.
+        parts : str
+            What the groups were dealt to.
+        """
         if self.persons == 0:
             return (
-                f"No leak was found: none of the {self.all_persons} persons that the embeddings "
-                f"show stands on both sides of a fold made of {groups}."
+                f"No leak was found: none of the {self.all_persons} persons {known_by} stands on "
+                f"both sides of {parts} made of {groups}."
             )
         return (
-            f"LEAK: folds made of {groups} put {self.persons} of the {self.all_persons} persons "
-            f"that the embeddings show on both sides; {self.share:.0%} of the tested clips show "
-            "somebody whom the model was trained on. The figures may be recognition of persons "
-            "and their intervals too narrow; --group auto keeps persons apart."
+            f"LEAK: {parts} made of {groups} put {self.persons} of the {self.all_persons} persons "
+            f"{known_by} on both sides; {self.share:.0%} of the tested clips show somebody whom "
+            "the model was trained on. The figures may be recognition of persons and their "
+            "intervals too narrow; group auto keeps persons apart."
         )
 
 
-def leak(folds: Folds, persons: Sequence[str]) -> Leak:
-    """Count persons on both sides: folds (repeats, n), persons (n,)."""
+def leak(folds: Folds, persons: Sequence[str], tested: npt.NDArray[np.bool_] | None = None) -> Leak:
+    """Count persons on both sides: folds (repeats, n), persons (n,).
+
+    ``tested`` (n,) tells which clips are: all, in one fold or another, if left out.
+    """
     code = group_codes(persons)
     count = int(code.max()) + 1
     both = np.zeros(count, bool)
@@ -146,5 +187,6 @@ def leak(folds: Folds, persons: Sequence[str]) -> Leak:
         np.add.at(seen, (code, fold_of), 1)
         split = (seen > 0).sum(axis=1) > 1  # (persons,): stands in more than one fold
         both |= split
-        shares.append(float(split[code].mean()))
+        here = split[code] if tested is None else split[code][tested]
+        shares.append(float(here.mean()) if len(here) else 0.0)
     return Leak(int(both.sum()), count, float(np.mean(shares)))

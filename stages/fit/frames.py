@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from torch import Tensor
 
-from stages.fit.batches import Batch, frames_read
+from stages.fit.batches import Batch
 from stages.fit.models import Prediction
 from stages.fit.spans import ClipSpan, FeatureStore
 from stages.fit.trainer import LabelScale, Watch
@@ -90,8 +89,6 @@ class FrameSink:
     source : FeatureStore
     spans : mapping of clip id to ClipSpan
         Of every clip that is predicted, at least.
-    fps, max_frames
-        As the loader's, see ``prepare``.
     take : callable
         Gets every clip's frames.
     """
@@ -100,11 +97,9 @@ class FrameSink:
         self,
         source: FeatureStore,
         spans: Mapping[str, ClipSpan],
-        fps: float | None,
-        max_frames: int | None,
         take: Callable[[ClipFrames], None],
     ) -> None:
-        self._spans, self._fps, self._max_frames, self._take = spans, fps, max_frames, take
+        self._spans, self._take = spans, take
         self._timestamp, self._valid = source.dask("timestamp"), source.dask("valid")
 
     def watch(self, label: LabelScale) -> Watch:
@@ -112,24 +107,24 @@ class FrameSink:
 
         def watch(batch: Batch, prediction: Prediction) -> None:
             for row, clip in enumerate(batch.clips):
-                self._take(self._clip(clip, row, batch.mask[row], prediction, label))
+                self._take(self._clip(clip, row, batch, prediction, label))
 
         return watch
 
     def _clip(
-        self, clip: str, row: int, mask: Tensor, p: Prediction, label: LabelScale
+        self, clip: str, row: int, batch: Batch, p: Prediction, label: LabelScale
     ) -> ClipFrames:
         span = self._spans[clip]
         rows = slice(span.start, span.start + span.frames)
         timestamp = np.asarray(self._timestamp[rows].compute(), np.float64)
         valid = np.asarray(self._valid[rows].compute(), np.bool_)
-        index = np.arange(span.frames)[frames_read(timestamp, self._fps, self._max_frames)]
-        read = mask[: len(index)].cpu().numpy()  # of a layer, perhaps some of the valid ones
-        seen = index[read]
+        read = batch.mask[row].cpu().numpy()
+        # Whatever was cut off or resampled: times increase within a clip.
+        seen = np.searchsorted(timestamp, batch.timestamp[row].cpu().numpy()[read])
         times_read = np.bincount(seen, minlength=span.frames)  # resampling may repeat a frame
 
         def summed(values: Any) -> FloatArray:
-            told = values[row, : len(index)].double().cpu().numpy()[read]
+            told = values[row].double().cpu().numpy()[read]
             return np.asarray(np.bincount(seen, told, minlength=span.frames), np.float64)
 
         def mean(values: Any) -> FloatArray:

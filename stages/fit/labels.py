@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
+from stages.fit.targets import Normalise
 from store.errors import FacepipeError
 from store.tables import guard, unguard
 
@@ -40,7 +41,7 @@ class Labels:
         Of the file's bytes.
     frame : DataFrame
         ``clip`` (the store's id), ``score`` (float64), ``subset`` and ``person`` (str, empty where
-        the file has none), the file's other columns as str, and ``line`` (int), in file order.
+        the file has none), and the file's other columns as str, in file order.
     warnings : list of str
         Labels that no clip of the store answers to, by line.
     notes : list of str
@@ -108,7 +109,21 @@ def read_labels(path: str | os.PathLike[str], known_clips: Iterable[str]) -> Lab
         notes.append(f"{unlabelled} of {len(known)} clips of the store have no label")
     if warnings:
         notes.append(f"{len(warnings)} of {len(rows)} labels name no clip with a face in the store")
+    if len(frame) > 1 and frame["score"].nunique() == 1:
+        notes.append(
+            f"all {len(frame)} scores are {frame['score'].iloc[0]:g}: there is nothing to rank"
+        )
     return Labels(file, hashlib.sha256(raw).hexdigest(), frame, warnings, notes)
+
+
+def unscaled(normalise: Normalise, labels: Labels) -> list[str]:
+    """Say so where scores are to be put on their subset's scale and no subset is named."""
+    if normalise == "none" or labels.frame["subset"].any():
+        return []
+    return [
+        f"normalise={normalise}: {labels.path} names no subset, so that all clips are put on one "
+        "scale; a column subset would say which belong together"
+    ]
 
 
 def _rows(file: Path, raw: bytes) -> tuple[list[tuple[int, dict[str, str]]], list[str]]:
@@ -197,12 +212,9 @@ def _check(
         elif name and not found:
             warnings.append(f"line {line}: the store holds no clip '{name}' with a face")
         elif name and score is not None:
-            kept.append(
-                {"subset": "", "person": "", **row, "clip": clip, "score": score, "line": line}
-            )
-    extra = [c for c in columns if c not in (*REQUIRED, *OPTIONAL, "line")]
-    order = [*REQUIRED, *OPTIONAL, *extra, "line"]
-    return pd.DataFrame(kept, columns=order), problems, warnings
+            kept.append({"subset": "", "person": "", **row, "clip": clip, "score": score})
+    extra = [c for c in columns if c not in (*REQUIRED, *OPTIONAL)]
+    return pd.DataFrame(kept, columns=[*REQUIRED, *OPTIONAL, *extra]), problems, warnings
 
 
 def _clips_of(cell: str, clips: set[str], stems: dict[str, list[str]]) -> tuple[str, list[str]]:

@@ -18,7 +18,7 @@ import torch
 from stages.fit.batches import Batch, ClipData, beside, collate, draw, prepare
 from stages.fit.landmarks import LandmarkMode
 from stages.fit.models import StreamStatistics
-from stages.fit.spans import ClipSpan, FeatureStore, Stream, arrays_of, group_blocks
+from stages.fit.spans import ClipSpan, FeatureStore, SpanTable, Stream, arrays_of, group_blocks
 from stages.fit.tasks import Attributes
 from store.companion import Companion
 from store.schema import EMBEDDING_DIM
@@ -76,7 +76,7 @@ class ClipLoader:
     fps : float, optional
         Common frame rate; left out, frames are taken as they are.
     max_frames : int, optional
-        Longer clips are cut to this many frames around their middle.
+        Longer clips are cut to this many frames around the middle one of those that are valid.
     budget : Budget, optional
         Bytes that may stay in memory; left out, DEFAULT_BUDGET for this loader.
     block_rows : int
@@ -113,7 +113,7 @@ class ClipLoader:
         attributes: Attributes | None = None,
         extra: Companion | None = None,
     ) -> None:
-        by_row = sorted(clips, key=attrgetter("start"))
+        by_row = SpanTable.of(clips)
         self.scores = dict(scores or {})
         words = attributes or {}
         self.attributes = (
@@ -127,7 +127,9 @@ class ClipLoader:
         # So few blocks are held all at once, and their clips go by name: extraction writes clips as
         # its workers finish them, and the same features must train the same model in any order.
         self._whole = len(self.blocks) <= HELD_BLOCKS
-        self.clips = sorted(by_row, key=attrgetter("clip")) if self._whole else by_row
+        self.clips: Sequence[ClipSpan] = (
+            sorted(by_row, key=attrgetter("clip")) if self._whole else by_row
+        )
         self.extra_width = 0 if extra is None else len(extra.columns)
         beyond = [] if extra is None else [extra.dask()]
         rest = (source.dask(name) for name in ("landmark", "valid", "timestamp"))
@@ -304,7 +306,9 @@ class ClipLoader:
                 x64 = x[clip.valid].astype(np.float64)
                 sums[3 * k] = sums[3 * k] + x64.sum(axis=0)
                 sums[3 * k + 1] = sums[3 * k + 1] + (x64**2).sum(axis=0)
-                sums[3 * k + 2] = sums[3 * k + 2] + ((x64 - x64.mean(axis=0)) ** 2).sum(axis=0)
+                centre = x64.mean(axis=0) if n else 0.0  # a layer may be of none of the frames
+                sums[3 * k + 2] = sums[3 * k + 2] + ((x64 - centre) ** 2).sum(axis=0)
+        count = max(count, 1)
         result = []
         for k in range(2):
             mean = sums[3 * k] / count

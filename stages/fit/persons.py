@@ -21,11 +21,26 @@ from store.errors import FacepipeError
 # since a thousand clips have 500,000 pairs. Two people taken for one cost a group; one person taken
 # for two would be a leak, but average linkage needs only the mean over his clips above it.
 THRESHOLD = 0.35
+MEASURED_PACK = "lite"
 MOST_CLIPS = 20_000  # 1.6 GB of distances
 
 
 class PersonsError(FacepipeError, ValueError):
     """Persons cannot be found, or are not named."""
+
+
+def find_persons(source: FeatureStore, clips: Sequence[ClipSpan]) -> list[str]:
+    """Name the person of each clip by its mean embedding, see cluster_persons.
+
+    Raises
+    ------
+    PersonsError
+        More than 20,000 clips.
+    MissingFeaturesError
+        Clips without embeddings.
+    """
+    _check_count(len(clips))  # before all of them are read
+    return cluster_persons(mean_embeddings(source, clips))
 
 
 def mean_embeddings(source: FeatureStore, clips: Sequence[ClipSpan]) -> npt.NDArray[np.float64]:
@@ -64,17 +79,21 @@ def cluster_persons(embeddings: npt.NDArray[np.float64], threshold: float = THRE
         More than 20,000 clips.
     """
     n = len(embeddings)
-    if n > MOST_CLIPS:
-        raise PersonsError(
-            f"persons are found among at most {MOST_CLIPS} clips, these are {n}",
-            "name them in a column person and give --group person",
-        )
+    _check_count(n)
     if n < 2:
         return ["person 0001"] * n
     tree = linkage(embeddings, method="average", metric="cosine")
     raw = fcluster(tree, 1 - threshold, criterion="distance")
     number: dict[int, int] = {}
     return [f"person {number.setdefault(int(k), len(number) + 1):04d}" for k in raw]
+
+
+def _check_count(clips: int) -> None:
+    if clips > MOST_CLIPS:
+        raise PersonsError(
+            f"persons are found among at most {MOST_CLIPS} clips, these are {clips}",
+            "name them in a column person and give --group person",
+        )
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,12 @@ from typing import Any, get_args
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import Ridge, RidgeCV
-from sklearn.model_selection import GridSearchCV, KFold
+from sklearn.model_selection import GridSearchCV, GroupKFold, KFold
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 
 from stages.fit.batches import ClipData
+from stages.fit.grouped_choice import Codes, has_groups, ridge_alpha, tree_count
 from stages.fit.models.base import Description, ModelError, choose, source_of
 from stages.fit.plain import Arrays, Linear, Plain, packed, plain, unpacked
 from stages.fit.pooled_base import INNER_FOLDS, PooledModel, Sample
@@ -59,9 +60,9 @@ class PooledRegressor(PooledModel):
     The clips are standardised column by column and their labels to mean 0 and deviation 1, from the
     clips fitted on alone. In statpool the blocks (appearance, positions, velocities, accelerations)
     then get the same sum of squares, so that a narrow one is not lost among wide ones. How strongly
-    to regularise is chosen on these clips too: ridge by leave-one-out over alpha 1e-4 to 1e6,
-    ``svr`` by 3 folds of at most 1,500 clips over C and gamma, and ``boosting`` by early
-    stopping. These inner folds do not know of groups (persons); what is set is not chosen.
+    to regularise is chosen on these clips too, with whole groups (persons) held out where ``fit``
+    is told of any: ridge by leave-one-out over alpha 1e-4 to 1e6, ``svr`` by 3 folds of at most
+    1,500 clips over C and gamma, and ``boosting`` by early stopping. What is set is not chosen.
 
     Parameters
     ----------
@@ -117,8 +118,9 @@ class PooledRegressor(PooledModel):
         scaler = StandardScaler().fit(sample.x)
         self._mean = np.asarray(scaler.mean_, np.float64)
         self._factor = _weights(sample.sizes) / np.asarray(scaler.scale_, np.float64)
-        estimator = self._estimator(sample.x.shape[1], len(sample.x))
-        estimator.fit((sample.x - self._mean) * self._factor, sample.target)
+        x = (sample.x - self._mean) * self._factor
+        estimator = self._estimator(x, sample.target, sample.group)
+        estimator.fit(x, sample.target)
         self.strength = _strength(estimator)
         best = estimator.best_estimator_ if isinstance(estimator, GridSearchCV) else estimator
         self._value = plain(best)
@@ -136,31 +138,49 @@ class PooledRegressor(PooledModel):
         self._value = unpacked(told["kinds"], arrays)["regressor"]
         self._mean, self._factor = arrays["mean"], arrays["factor"]
 
-    def _estimator(self, columns: int, rows: int) -> Any:
+    def _estimator(self, x: FloatArray, y: FloatArray, group: Codes) -> Any:
         given = self._given
+        grouped = has_groups(group)
         if self.regressor == "ridge":
-            return Ridge(given["alpha"]) if "alpha" in given else RidgeCV(ALPHAS)
+            if "alpha" in given:
+                return Ridge(given["alpha"])
+            return Ridge(ridge_alpha(x, y, group, ALPHAS)) if grouped else RidgeCV(ALPHAS)
         if self.regressor == "boosting":
-            # Stopping early needs clips to stop by; of a handful they would be one or two.
-            return HistGradientBoostingRegressor(
-                learning_rate=given.get("rate", 0.05),
-                max_iter=300,
-                max_leaf_nodes=int(given.get("leaves", 8)),
-                min_samples_leaf=min(20, max(1, rows // 4)),
-                l2_regularization=1.0,
-                max_features=0.1,
-                early_stopping=rows >= 50,
-                random_state=self.seed,
-            )
+            return self._boosting(x, y, group)
+        rows, columns = x.shape
         chosen = {k: (given[k],) if k in given else values for k, values in SVR_GRID.items()}
         grid = {"C": chosen["c"], "gamma": [width / columns for width in chosen["gamma"]]}
-        splits = KFold(INNER_FOLDS, shuffle=True, random_state=self.seed)
         some = np.random.default_rng(self.seed).permutation(rows)[:SVR_CHOICE]
-        folds = [(some[train], some[test]) for train, test in splits.split(some)]
+        count = min(INNER_FOLDS, len(np.unique(group[some])))
+        splits = (
+            GroupKFold(count)
+            if grouped and count > 1
+            else KFold(INNER_FOLDS, shuffle=True, random_state=self.seed)
+        )
+        parts = splits.split(some, groups=group[some] if grouped else None)
+        folds = [(some[train], some[test]) for train, test in parts]
         machine = SVR(epsilon=given.get("epsilon", EPSILON))
         if len(grid["C"]) == len(grid["gamma"]) == 1:  # nothing to choose
             return machine.set_params(C=grid["C"][0], gamma=grid["gamma"][0])
         return GridSearchCV(machine, grid, scoring="neg_mean_squared_error", cv=folds)
+
+    def _boosting(self, x: FloatArray, y: FloatArray, group: Codes) -> Any:
+        rows = len(x)
+        machine = HistGradientBoostingRegressor(
+            learning_rate=self._given.get("rate", 0.05),
+            max_iter=300,
+            max_leaf_nodes=int(self._given.get("leaves", 8)),
+            min_samples_leaf=min(20, max(1, rows // 4)),
+            l2_regularization=1.0,
+            max_features=0.1,
+            # Stopping early needs clips to stop by; of a handful they would be one or two.
+            early_stopping=rows >= 50,
+            random_state=self.seed,
+        )
+        if rows >= 50 and has_groups(group):
+            machine.set_params(early_stopping=False)
+            machine.set_params(max_iter=tree_count(machine, x, y, group, self.seed))
+        return machine
 
 
 def _positive(name: str, value: object) -> float:

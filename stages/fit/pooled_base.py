@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stages.fit.batches import ClipData
+from stages.fit.bootstrap import group_codes
 from stages.fit.models.base import ModelError
 from stages.fit.plain import Arrays
 from stages.fit.summaries import FloatArray
@@ -32,6 +33,8 @@ class Sample:
     attribute : (n,) int64
         Places of each clip's word in ``values``; empty where none was given.
     values : tuple of str
+    group : (n,) int64
+        Codes of groups of clips; each clip its own where none were given.
     """
 
     x: FloatArray
@@ -39,6 +42,7 @@ class Sample:
     target: FloatArray
     attribute: npt.NDArray[np.int64]
     values: tuple[str, ...]
+    group: npt.NDArray[np.int64]
 
 
 class PooledModel(ABC):
@@ -103,6 +107,7 @@ class PooledModel(ABC):
         clips: Iterable[ClipData],
         score: npt.ArrayLike,
         attribute: Sequence[str] | None = None,
+        group: Sequence[str] | None = None,
     ) -> Self:
         """Fit on n clips and their labels; clips without a valid frame are left out.
 
@@ -112,6 +117,9 @@ class PooledModel(ABC):
         score : (n,) float, label units
         attribute : n words, optional
             Of the column ``self.attribute``; needed by models that name one.
+        group : n words, optional
+            Persons, or whatever may not stand on two sides of the folds in which a model chooses
+            how strongly to regularise; left out, each clip by itself.
 
         Raises
         ------
@@ -146,7 +154,9 @@ class PooledModel(ABC):
         self._label = (float(y.mean()), float(y.std()) or 1.0)
         self._width = x.shape[1]
         target = (y - self._label[0]) / self._label[1]
-        self._fit(Sample(x, sizes, target, code, self.values))
+        names = np.arange(seen.size).astype(str) if group is None else np.asarray(group, str)
+        groups = group_codes(names[seen].tolist()).astype(np.int64)
+        self._fit(Sample(x, sizes, target, code, self.values, groups))
         return self
 
     def predict(self, clips: Iterable[ClipData]) -> FloatArray:

@@ -65,7 +65,7 @@ def split_groups(
         raise SplitError(
             f"{n} labelled clips of {len(sizes)} group(s) (persons); a split needs at least 3 "
             "groups, since none may stand in two parts",
-            "label clips of more persons, or remove the person column if it is not to be trusted",
+            "label clips of more persons, or set group=clip if it does not matter who is on a clip",
         )
     want = np.array([1 - val - test, val, test]) * n
     least = np.array([MIN_TRAIN, MIN_OTHER, MIN_OTHER])

@@ -36,8 +36,9 @@ clips of one repeat and averaged over the repeats. Brackets hold 95 % intervals 
 draws whole groups, those of MAE and RMSE of a jackknife that leaves them out, with Student's t for
 few of them (stages/fit/bootstrap.py, jackknife.py). They say what other clips of such people would
 have given to these models; what other training clips would have changed is in them only as far as
-the folds differ. Differences are paired on the same draws, and p is
-corrected for all of them by Holm's method.
+the folds differ. Differences are paired on the same draws. Their
+intervals are each difference's own; p (Holm) and the sentences are corrected for all the
+differences of the table, so that one whose interval leaves out 0 need not be supported.
 The constant has no SRC: pooled over folds it would only say that the mean of the others is low
 where a fold lies high."""
 

@@ -17,14 +17,15 @@ from stages.fit.config import FitConfig, check_options
 from stages.fit.contestants import MEANPOOL
 from stages.fit.dynamics.features import keep_generator
 from stages.fit.fit_parts import Parts, fit_network, fit_pooled
-from stages.fit.frames import ClipFrames
-from stages.fit.labels import Labels, read_labels
+from stages.fit.frames import ClipFrames, FrameSink
+from stages.fit.grouping import find_split
+from stages.fit.labels import Labels, read_labels, unscaled
 from stages.fit.learner import device_of
 from stages.fit.loader import Budget, ClipLoader
 from stages.fit.logs import check_tensorboard
 from stages.fit.metrics import Metrics, measure
 from stages.fit.pooled_models import POOLED_MODELS
-from stages.fit.protocol import PARTS, split_groups
+from stages.fit.protocol import PARTS
 from stages.fit.provenance import StorePath, identity_of, provenance_of
 from stages.fit.run_files import (
     FEATURES,
@@ -39,7 +40,6 @@ from stages.fit.run_files import (
 from stages.fit.run_folder import (
     Run,
     check_tells_frames,
-    frame_sink,
     load_run,
     make_loader,
     newest_run,
@@ -127,7 +127,7 @@ def fit(
 
     Raises
     ------
-    StoreError, LabelError, SplitError, ModelError, RunError
+    StoreError, LabelError, PersonsError, SplitError, ModelError, RunError
         See those; nothing is left behind.
     RunWriteError
         The disk gave out; the epochs that were done are kept.
@@ -167,16 +167,14 @@ def fit_from(
         check_tells_frames(config)
     spans = clip_spans(source)
     labels = read_labels(labels_path, spans)
-    for line in [*labels.warnings, *labels.notes]:
+    for line in [*labels.warnings, *labels.notes, *unscaled(config.normalise, labels)]:
         echo(line)
-    table = labels.frame.assign(group=labels.groups)
-    table["part"] = split_groups(
-        table["score"].to_numpy(),
-        labels.groups,
-        val=config.split.val,
-        test=config.split.test,
-        seed=config.seed,
-    )
+    share = config.split.val, config.split.test
+    held = [spans[clip] for clip in labels.frame["clip"]]
+    group, part, told = find_split(config.group, source, held, labels, share, config.seed)
+    for line in told:
+        echo(line)
+    table = labels.frame.assign(group=group, part=part)
     parts = {part: table[table["part"] == part] for part in PARTS}
     counts = ", ".join(f"{len(t)} {p} ({t['group'].nunique()} groups)" for p, t in parts.items())
     echo(f"{len(table)} labelled clips: {counts}")
@@ -211,13 +209,13 @@ def fit_from(
         if config.model in POOLED_MODELS:
             fitted = fit_pooled(given)
         else:
-            frames = None if take is None else frame_sink(source, spans, config, take)
+            frames = None if take is None else FrameSink(source, spans, take)
             fitted = fit_network(given, work, frames, progress, echo)
         rival_score = dict(zip(rival.clips, rival.prediction * label.sd + label.mean, strict=True))
         table["prediction"] = table["clip"].map(fitted.predictions)
         table[BASELINE] = table["clip"].map(rival_score)
-        told = {k: _accuracy(parts["test"], k, by) for k, by in fitted.classes.items()}
-        tasks = [task for task in told.values() if task is not None]
+        right = {k: _accuracy(parts["test"], k, by) for k, by in fitted.classes.items()}
+        tasks = [task for task in right.values() if task is not None]
         measured = {
             part: _measure(table[table["part"] == part], "prediction", "target", config)
             for part in ("test", "val")
@@ -239,10 +237,10 @@ def fit_from(
                 "validation": measured["val"].to_dict(),
                 "baselines": {BASELINE: {**baseline.to_dict(), "alpha": rival.alpha}},
                 **raw_metrics(raw),
-                **({"tasks": [vars(task) for task in tasks]} if told else {}),
+                **({"tasks": [vars(task) for task in tasks]} if right else {}),
             },
         )
-        write_csv(labels.frame.drop(columns="line"), target / LABELS)
+        write_csv(labels.frame, target / LABELS)
         write_csv(table[["clip", "group", "part"]], target / SPLIT)
         columns = ["clip", "subset", "part", "score", "target", "prediction", BASELINE]
         write_csv(table[columns], target / PREDICTIONS)

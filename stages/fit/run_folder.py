@@ -128,7 +128,7 @@ class Run:
                 clips = [span.clip for span in loader.clips]
                 score = self.model.predict(loader.iter_clips())
             else:
-                sink = None if take is None else frame_sink(source, by_clip, config, take)
+                sink = None if take is None else FrameSink(source, by_clip, take)
                 watch = None if sink is None else sink.watch(self.label)
                 clips, prediction, _ = predict(self.model, loader, config.train.batch_size, watch)
                 score = prediction.double().numpy() * self.label.sd + self.label.mean
@@ -264,16 +264,6 @@ def check_tells_frames(config: FitConfig) -> None:
             f"model '{config.model}' says nothing of single frames",
             "leave out --per-frame, or choose a network that reads frames",
         )
-
-
-def frame_sink(
-    source: FeatureStore,
-    spans: Mapping[str, ClipSpan],
-    config: FitConfig,
-    take: Callable[[ClipFrames], None],
-) -> FrameSink:
-    """Return the FrameSink that goes with ``make_loader``."""
-    return FrameSink(source, spans, config.fps, config.max_frames, take)
 
 
 def _pack(provenance: Mapping[str, Any]) -> tuple[str, str]:

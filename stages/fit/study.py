@@ -28,12 +28,13 @@ from stages.fit.fitting import (
     train_network,
 )
 from stages.fit.folds import inner_split
-from stages.fit.frames import ClipFrames
+from stages.fit.frames import ClipFrames, FrameSink
 from stages.fit.grouping import GroupBy, Grouping, find_groups
-from stages.fit.labels import Labels, read_labels
+from stages.fit.guard import TrainingError
+from stages.fit.labels import Labels, read_labels, unscaled
 from stages.fit.loader import Budget, ClipLoader
 from stages.fit.pooled_models import create, words
-from stages.fit.run_folder import frame_sink, make_loader
+from stages.fit.run_folder import make_loader
 from stages.fit.search import find_settings
 from stages.fit.spans import clip_spans
 from stages.fit.targets import Normalise, Target
@@ -102,7 +103,13 @@ class Study:
         self.score: FloatArray = self.table["score"].to_numpy(np.float64)
         self.clips: list[str] = self.table["clip"].tolist()
         self.subset: list[str] = self.table["subset"].tolist()
-        self.attributes = attribute_columns(self.table, design.attributes)
+        self.attributes, constant = attribute_columns(self.table, design.attributes)
+        self.notes = [*self.labels.notes, *unscaled(design.normalise, self.labels)]
+        if constant:
+            one_value = (
+                "has one value only and is" if len(constant) == 1 else "have one value each and are"
+            )
+            self.notes.append(f"attributes: {', '.join(constant)} {one_value} left out")
         self.grouping = grouping or find_groups(
             design.group,
             self.source,
@@ -164,6 +171,8 @@ class Study:
         -------
         prediction, details
             (m,) for the clips of the fold in the order of the table; what was chosen on the way.
+            The training mean, and ``diverged`` with the reason, where training came to no finite
+            result: the same would happen every time, and the other folds are worth having.
         """
         test = self.grouping.folds[repeat] == fold
         state = np.random.SeedSequence([self.design.seed, repeat, fold]).generate_state(1)
@@ -173,7 +182,11 @@ class Study:
             file = folder and folder / "searches" / contestant.slug / f"{repeat}-{fold}.sqlite"
             found = find_settings(self, contestant, ~test, seed, file)
             contestant, chosen = contestant.with_settings(found.settings), found.to_dict()
-        prediction, details = self.fit_predict(contestant, ~test, test, seed, take)
+        try:
+            prediction, details = self.fit_predict(contestant, ~test, test, seed, take)
+        except TrainingError as error:
+            mean = float(self.target(repeat, fold)[~test].mean())
+            prediction, details = np.full(int(test.sum()), mean), {"diverged": str(error)}
         return prediction, details | chosen
 
     def fit_predict(
@@ -222,6 +235,7 @@ class Study:
             (c for c in loader.iter_clips() if seen[place[c.clip]]),
             target[train],
             column and [column[row] for row in train],
+            [self.grouping.group[row] for row in train],
         )
         tested = [row for row in order if test[row]]
         prediction = np.full(len(self.clips), np.nan)
@@ -261,7 +275,7 @@ class Study:
                 train_clips.release()
                 val_clips.release()
                 model = refit_network(config, options, loader_of(rows), result.best_epoch, seed)
-            frames = None if take is None else frame_sink(self.source, self.spans, config, take)
+            frames = None if take is None else FrameSink(self.source, self.spans, take)
             found = predict_scores(model, [tested], label, config, frames)
             told = predict_classes(model, tested, config)
         clips = [self.clips[k] for k in np.flatnonzero(test)]

@@ -14,6 +14,8 @@ Streams = Literal["both", "appearance", "landmarks"]
 QUANTILES = (0.1, 0.5, 0.9)
 # A longer step than so many usual ones is a gap: what happened in it is not known.
 GAP = 2.5
+# A shorter one than this share of it is none: two frames of one time, of which stage one moved one.
+TWIN = 0.1
 
 
 def time_average(clip: ClipData, streams: Streams = "both") -> list[FloatArray]:
@@ -61,8 +63,8 @@ def derivatives(
     """Velocities between frames that follow each other, accelerations between such velocities.
 
     By the timestamps, so that the frame rate, even a variable one, changes nothing. No difference
-    is taken across a gap: a frame that is not valid, a timestamp that does not grow, or a step of
-    more than 2.5 times the clip's median step.
+    is taken across a gap: a frame that is not valid, a step of more than
+    2.5 times the clip's median step, or of less than a tenth of it.
 
     Parameters
     ----------
@@ -78,7 +80,7 @@ def derivatives(
     step = np.diff(timestamp)  # (n - 1,)
     forward = step[step > 0]
     usual = float(np.median(forward)) if len(forward) else 0.0
-    joined = valid[1:] & valid[:-1] & (step > 0) & (step <= GAP * usual)  # (n - 1,)
+    joined = valid[1:] & valid[:-1] & (step > TWIN * usual) & (step <= GAP * usual)  # (n - 1,)
     safe = np.where(joined, step, 1.0)
     velocity = np.diff(x, axis=0) / safe[:, None]  # (n - 1, C)
     chained = joined[1:] & joined[:-1]  # (n - 2,)

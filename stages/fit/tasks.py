@@ -14,7 +14,7 @@ from store.errors import FacepipeError
 
 # Of each clip, by column, what the label file says; empty where it says nothing.
 Attributes = Mapping[str, Mapping[str, str]]
-NOT_TASKS = ("clip", "score", "person", "line")
+NOT_TASKS = ("clip", "score", "person")
 MOST_CLASSES = 20
 
 

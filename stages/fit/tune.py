@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +14,7 @@ import pandas as pd
 from stages.fit.config import FitConfig, apply_overrides, parse_value
 from stages.fit.contestants import choose_contestants
 from stages.fit.evaluate import open_study
-from stages.fit.grouping import Grouping
-from stages.fit.protocol import split_groups
+from stages.fit.grouping import find_split
 from stages.fit.report import write_text
 from stages.fit.search import (
     BoolArray,
@@ -31,6 +28,7 @@ from stages.fit.search import (
 )
 from stages.fit.spaces import Search
 from stages.fit.study import Design, Echo, Study
+from stages.fit.study_pool import study_pool
 from stages.fit.tuned import BEST, Best
 
 DATABASE, TRIALS = "search.sqlite", "trials.csv"
@@ -93,9 +91,11 @@ def tune(
     given = {
         key.strip(): parse_value(value) for key, _, value in (t.partition("=") for t in settings)
     }
+    # What is tested on hangs on it, so that fit must be told.
+    grouped = {} if study.design.group == "auto" else {"group": study.design.group}
     best = Best(
         model,
-        given | found.settings,
+        given | grouped | found.settings,
         found.src,
         found.default_src,
         len(found.trials),
@@ -114,9 +114,10 @@ def _seen(study: Study, base: FitConfig, outer: tuple[int, int] | None) -> tuple
     """Which clips a search may see (n,), and that in words."""
     folds = study.grouping.folds
     if outer is None:
-        split = base.split
-        parts = split_groups(
-            study.score, study.labels.groups, val=split.val, test=split.test, seed=base.seed
+        share = base.split.val, base.split.test
+        spans = [study.spans[clip] for clip in study.clips]
+        _, parts, _ = find_split(
+            study.design.group, study.source, spans, study.labels, share, base.seed
         )
         seen = np.asarray([part != "test" for part in parts])
         left = f"the {int((~seen).sum())} clips on which pipeline fit with seed {base.seed} tests"
@@ -133,37 +134,20 @@ def _seen(study: Study, base: FitConfig, outer: tuple[int, int] | None) -> tuple
     return seen, f"{int(seen.sum())} clips are seen; {left} are not."
 
 
-_worker: Study | None = None
-
-
-def _start_worker(design: Design, grouping: Grouping) -> None:
-    global _worker
-    _worker = Study(design, grouping)
-
-
-def _work(fit: Fit) -> FloatArray | None:
-    assert _worker is not None
-    return fit_once(_worker, fit)
-
-
 @contextmanager
 def _fits(study: Study, jobs: int) -> Iterator[RunFits]:
     """Give what runs fits: this process, or several that stay for all trials."""
     if jobs == 1:
         yield partial(map, partial(fit_once, study))
         return
-    with ProcessPoolExecutor(
-        jobs,
-        mp_context=get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(study.design, study.grouping),
-    ) as pool:
+    killed = SearchError(
+        "a process that fitted an inner fold was killed, for want of memory most often",
+        "run the same command again with fewer --jobs; trials that are done are kept",
+    )
+    with study_pool(study, jobs, killed) as schedule:
 
         def run(fits: Sequence[Fit]) -> Iterable[FloatArray | None]:
-            return pool.map(_work, fits)
+            waiting = [schedule(fit_once, fit) for fit in fits]
+            return (future.result() for future in waiting)
 
-        try:
-            yield run
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        yield run

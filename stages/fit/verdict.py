@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from stages.fit.compare import ALL, Comparison, Difference, Row
 from stages.fit.contestants import SHUFFLED
+from stages.fit.fold_runs import Diverged
+from stages.fit.study import Design
 
 FEW_GROUPS = 10
 
@@ -19,6 +21,18 @@ def span(low: float, high: float) -> str:
 def p_value(p: float) -> str:
     """Return a p value as text."""
     return "p < .001" if p < 0.001 else f"p = {p:.3f}".replace("0.", ".", 1)
+
+
+def divergence_sentences(diverged: Mapping[str, Sequence[Diverged]], design: Design) -> list[str]:
+    """Say which folds have the training mean in place of a prediction, and why."""
+    folds = design.repeats * design.folds
+    return [
+        f"DIVERGED: training of {name} came to no finite result in {len(lost)} of {folds} folds, "
+        "whose clips are predicted by the mean of their training labels; its figures are those of "
+        f"a model that fails so often. Repeat {lost[0].repeat}, fold {lost[0].fold}: "
+        f"{lost[0].message}."
+        for name, lost in diverged.items()
+    ]
 
 
 def subset_sentences(comparison: Comparison, subset: str, raw: bool = False) -> list[str]:
@@ -80,6 +94,13 @@ def difference_sentences(comparison: Comparison, asked: Sequence[str]) -> list[s
         order = mine.get(name + SHUFFLED)
         if order is not None:
             sentences.append(_order(name, order))
+    alone = [d for d in comparison.differences if not d.holds and (d.low > 0 or d.high < 0)]
+    if alone:
+        sentences.append(
+            f"{len(alone)} of the {len(comparison.differences)} differences have an interval that "
+            "leaves out 0 and are not supported all the same: an interval is for its difference "
+            "alone, p is corrected for all of them (Holm)."
+        )
     return sentences
 
 

@@ -25,6 +25,7 @@ COUNTS = {
     "followers": "channel_follower_count",
 }
 NUMBERS = (*COUNTS, "duration_s", "age_days")
+COLUMNS = ("clip", "score", "subset", "person")  # of the labels, which no field may replace
 MOST = 1e12  # views of anything, ever; a larger count is a fault
 EARLIEST = datetime(1990, 1, 1, tzinfo=UTC).timestamp()
 
@@ -48,6 +49,8 @@ class VideoInfo:
         What tells the channel from others: site and id, or its name. Empty if it is not said.
     channel_name : str
         Its name for people; the id where there is none.
+    others : dict of str to float
+        Every other finite number on the top level of the file, by its name there; unchecked.
     read_at_guessed : bool
         No ``epoch`` in the file: its own time of change stands for the moment of reading.
     """
@@ -57,6 +60,7 @@ class VideoInfo:
     channel: str = ""
     channel_name: str = ""
     read_at_guessed: bool = False
+    others: dict[str, float] = field(default_factory=dict)
 
 
 def info_path(clip: Path) -> Path:
@@ -125,7 +129,21 @@ def read_info(path: Path, now: float) -> VideoInfo:
         f"{site} {channel or name}" if channel or name else "",
         name,
         epoch is None and uploaded is not None,
+        _others(told),
     )
+
+
+def _others(told: dict[str, Any]) -> dict[str, float]:
+    """Return what a formula may ask for beside NUMBERS and what they are read from."""
+    known = {*NUMBERS, *COUNTS.values(), *COLUMNS, "duration"}
+    return {
+        key: float(value)
+        for key, value in told.items()
+        if key not in known
+        and isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and abs(value) < 1e300  # neither infinite nor NaN, and no int that is too long
+    }
 
 
 def _number(told: dict[str, Any], key: str, most: float) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import dask
 import pytest
-from distributed import Client, LocalCluster
+from distributed import Client, KilledWorker, LocalCluster
 
 import store
 from stages.extract import cluster, packs
@@ -26,6 +27,7 @@ from stages.extract.workers import Result, WorkerSetup
 from store import ClipRecord, Status
 from tests.testing.runs import mixed_videos, options
 from tests.testing.spoilt import Spoilt
+from tests.testing.stuck import stuck
 
 
 @pytest.fixture(scope="module")
@@ -167,9 +169,8 @@ def test_a_result_that_dies_with_its_worker_is_made_again(
 def test_a_clip_that_hangs_is_cut_off(
     shared: LocalCluster, videos: Path, small_pack: Path, tmp_path: Path
 ) -> None:
-    os.mkfifo(tmp_path / "stuck.mp4")  # a pipe without a writer: reading it never ends
     sources = [Source(f"clip{i}", videos / f"clip{i}.mp4") for i in range(4)]
-    sources.insert(1, Source("stuck.mp4", tmp_path / "stuck.mp4"))
+    sources.insert(1, Source("stuck.mp4", stuck(tmp_path / "stuck.mp4")))
     with Client(shared) as client:
         client.wait_for_workers(2, timeout=30)
         before = set(client.run(os.getpid).values())
@@ -294,3 +295,55 @@ def test_a_scheduler_that_goes_away_ends_the_run_and_what_was_finished_is_kept(
     summary = extract(options(videos, tmp_path, small_pack))
     assert len(summary.plan.done) >= 2
     assert dict(store.digest(tmp_path / "f.store")) == expected
+
+
+class Told:
+    """A future that tells the next of some statuses each time it is asked."""
+
+    def __init__(self, key: str, *statuses: str) -> None:
+        self.key, self._statuses = key, list(statuses)
+
+    @property
+    def status(self) -> str:
+        return self._statuses.pop(0) if len(self._statuses) > 1 else self._statuses[0]
+
+    def result(self) -> list[Result]:
+        if self._statuses[0] == "error":
+            raise KilledWorker("a", None, 0)
+        if self._statuses[0] == "lost":
+            raise asyncio.CancelledError
+        return [(ClipRecord("a", Status.NO_FACE), None)]
+
+    def release(self) -> None: ...
+
+
+class Completed(list[Told]):
+    """What is used of ``as_completed``, in which everything is completed at once."""
+
+    add = list.append
+
+    def __iter__(self) -> Iterator[Told]:
+        while self:
+            yield next(self)
+
+    def __next__(self) -> Told:
+        return self.pop(0)
+
+
+def test_a_suspects_result_that_is_lost_is_made_again(
+    small_pack: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    futures = iter([Told("1", "error"), Told("2", "lost", "finished")])
+
+    class FakeClient:
+        def submit(self, *args: object, **options: object) -> Told:
+            return next(futures)
+
+        def nthreads(self) -> dict[str, int]:
+            return {"tcp://10.0.0.1:1": 1}
+
+    monkeypatch.setattr("distributed.as_completed", Completed)
+    job = cluster._Job(WorkerSetup(str(small_pack), Device.CPU, Recipe()), Kind.here("0"), None)
+    run = cluster._Run(FakeClient(), job, lambda line: None)
+    ((record, _),) = run.results(iter([Source("a", Path("a.mp4"))]))
+    assert record.status is Status.NO_FACE

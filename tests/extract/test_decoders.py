@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,28 @@ def test_an_mp4_cut_in_half_is_truncated(tmp_path: Path) -> None:
     assert 5 < len(times) < 35
     assert f"ends after {len(times)} of 40 frames" in reader.info.message
     assert (np.diff(times) > 0).all()
+
+
+def test_pictures_with_exif_data_inside(tmp_path: Path) -> None:
+    path = tmp_path / "a.avi"
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x01\0\0\0\0\0\0"
+    with av.open(str(path), "w") as file:
+        stream: Any = file.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        for i, image in enumerate(frames(40)):
+            data = cv2.imencode(".jpg", image)[1].tobytes()
+            segment = b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif
+            packet = av.Packet(data[:2] + segment + data[2:])
+            packet.stream, packet.pts, packet.dts = stream, i, i
+            packet.time_base = Fraction(1, 25)
+            file.mux(packet)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    reader, times, _ = read(path)  # cut off, so that PyAV is asked for more
+    assert reader.info.status is Status.TRUNCATED
+    assert 10 < len(times) < 30
+    decoder = PyAvDecoder(path)
+    assert len(list(decoder.pictures(lambda index, time: False))) >= len(times)
+    decoder.close()
 
 
 def test_sound_after_the_last_frame_is_no_missing_video(tmp_path: Path) -> None:

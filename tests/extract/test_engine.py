@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+import threading
 import weakref
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -255,3 +257,46 @@ def test_a_decoder_that_fails_in_its_thread_fails_its_clip(tmp_path: Path, nets:
     found = dict(Engine(nets, Recipe(), clips=2, threads=True).run(sources))
     assert found[sources[0]][0][0].status is Status.UNREADABLE
     assert found[sources[1]][0][0].status is Status.OK
+
+
+@pytest.mark.parametrize("where", ["net", "clip"])
+def test_an_error_leaves_no_thread_reading_from_a_closed_clip(
+    where: str, tmp_path: Path, nets: Nets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = moving_square(tmp_path / "a.mp4", frames=60)  # more than are decoded ahead
+    decoding: list[int] = []
+    close = clip_module.ClipReader.__exit__
+
+    def closed(reader: clip_module.ClipReader, *error: Any) -> None:
+        decoding.append(sum("(decode)" in thread.name for thread in threading.enumerate()))
+        close(reader, *error)
+
+    def fails(*args: object) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(clip_module.ClipReader, "__exit__", closed)
+    if where == "net":
+        monkeypatch.setattr(type(nets.landmark), "__call__", fails)
+    else:
+        monkeypatch.setattr(clip_module, "align", fails)
+    with pytest.raises(RuntimeError, match="broken"):
+        list(Engine(nets, Recipe(), clips=2, threads=True).run([Source("a", path)]))
+    gc.collect()  # the traceback held the clip
+    assert decoding == [0]
+
+
+def test_warming_up_meets_every_batch_size(nets: Nets, monkeypatch: pytest.MonkeyPatch) -> None:
+    met: dict[tuple[int, ...], set[int]] = {}
+
+    def watched(run: Callable[..., Any], blob: np.ndarray, sizes: Any = batches.BATCHES) -> Any:
+        def run_one(part: np.ndarray) -> Any:
+            met.setdefault(part.shape[1:], set()).add(len(part))
+            return run(part)
+
+        return batches.in_batches(run_one, blob, sizes)
+
+    for module in (detector, faces, landmarks):
+        monkeypatch.setattr(module, "in_batches", watched)
+    Engine(nets, Recipe()).warm_up()
+    assert len(met) >= 3
+    assert all(sizes == set(batches.BATCHES) for sizes in met.values())

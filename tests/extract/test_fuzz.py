@@ -19,16 +19,18 @@ from stages.extract.inputs import Source
 from stages.extract.recipe import Recipe
 from stages.extract.workers import WorkerSetup, run_clips
 from store import Status
-from tests.extract.fuzz_clips import FRAMES, SIZE, broken, originals
+from tests.extract.fuzz_clips import FRAMES, SIZE, broken, originals, real_ones
 
 ROOT = Path(__file__).parents[2]
 FILES = int(os.environ.get("FUZZ_FILES", "400"))
+SECONDS = 20.0  # for one of these files; it takes some hundredths of one on a machine at rest
 SEED = int(os.environ.get("FUZZ_SEED", "20261123"))
 
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return originals(tmp_path_factory.mktemp("fuzz") / "originals")
+    folder = tmp_path_factory.mktemp("fuzz")
+    return originals(folder / "originals") + real_ones(folder / "real")
 
 
 def examine(folder: Path, timeout: float) -> tuple[dict[str, dict], int]:
@@ -45,10 +47,13 @@ def examine(folder: Path, timeout: float) -> tuple[dict[str, dict], int]:
 
 def test_the_clips_before_they_are_broken(sources: list[Path]) -> None:
     found, _ = examine(sources[0].parent, timeout=60)
-    assert len(found) == len(sources) == 8
+    assert len(found) == 8
     for name, result in found.items():
         assert (result["status"], result["frames"], result["message"]) == ("ok", FRAMES, ""), name
         assert result["sizes"] == [[SIZE[1], SIZE[0], 3, "uint8"]], name
+    for name, result in examine(sources[-1].parent, timeout=60)[0].items() if sources[8:] else ():
+        assert (result["status"], result["message"]) == ("ok", ""), name
+        assert 15 < result["frames"] < 25, name
 
 
 def test_broken_bytes_end_in_frames_or_in_unreadable(sources: list[Path], tmp_path: Path) -> None:
@@ -57,6 +62,7 @@ def test_broken_bytes_end_in_frames_or_in_unreadable(sources: list[Path], tmp_pa
     assert len(found) == FILES
     for name, result in found.items():
         about = f"{name}: {result}"
+        assert result["seconds"] < SECONDS, about
         if result["status"] == "unreadable":
             assert result["frames"] == 0, about
             assert result["message"], about
@@ -88,7 +94,8 @@ def test_broken_bytes_through_worker_processes(
         if rows is None:
             assert record.message, record
             continue
-        assert all(len(array) == record.frames for array in rows.as_dict().values()), record
+        lengths = {name: len(array) for name, array in rows.as_dict().items()}
+        assert set(lengths.values()) == {record.frames}, (record, lengths)
         assert np.isfinite(rows.timestamp).all(), record
         assert (np.diff(rows.timestamp) > 0).all(), record
         assert not np.isnan(rows.embedding[rows.valid].astype(np.float64)).any(), record

@@ -27,6 +27,26 @@ def test_hidden_files_and_stores_are_passed_over(tmp_path: Path) -> None:
     assert [s.clip for s in find_clips([tmp_path])] == ["a.mp4"]
 
 
+def test_links_to_folders_are_followed_once_and_never_in_circles(tmp_path: Path) -> None:
+    videos, other = tmp_path / "videos", tmp_path / "other"
+    touch(videos / "own/a.mp4")
+    touch(other / "sub/b.mp4")
+    touch(other / "c.mp4")
+    for link, target in (
+        (videos / "linked", other),
+        (videos / "linked_again", other),
+        (videos / "aaa", videos / "own"),  # found by its own name
+        (videos / "own/up", videos),
+        (videos / "out", tmp_path),
+        (other / "sub/back", other),
+        (other / "home", videos),
+        (videos / "nowhere", tmp_path / "gone"),
+    ):
+        link.symlink_to(target)
+    found = [s.clip for s in find_clips([videos])]
+    assert found == ["linked/c.mp4", "linked/sub/b.mp4", "own/a.mp4"]
+
+
 def test_a_file_is_a_clip_of_its_name(tmp_path: Path) -> None:
     path = touch(tmp_path / "deep/a.mp4")
     assert [(s.clip, s.path) for s in find_clips([path])] == [("a.mp4", path)]

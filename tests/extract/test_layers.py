@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -74,6 +75,20 @@ def test_processes_give_the_same_rows_and_grown_stores_only_the_new(
     longer = add(home, small_pack, options, name="one")
     np.testing.assert_array_equal(longer[:29], one)
     assert np.isfinite(longer).all() and len(longer) == 34
+
+
+def die(task: object) -> None:
+    os._exit(9)  # as if the system had killed it
+
+
+def test_a_killed_process_is_told_in_a_line(
+    home: Path, small_pack: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layer_run, "_work", die)
+    with pytest.raises(LayerError, match="a process that computed features was killed"):
+        add(home, small_pack, LayerOptions("map", Pool.MEAN), workers=2)
+    monkeypatch.undo()
+    assert np.isfinite(add(home, small_pack, LayerOptions("map", Pool.MEAN))).all()
 
 
 def test_crops_serve_where_the_videos_are_gone(home: Path, small_pack: Path) -> None:

@@ -50,6 +50,13 @@ def test_a_still_that_is_none(tmp_path: Path) -> None:
         read(path)
 
 
+def test_a_photo_of_a_phone_named_jpg(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64))
+    with pytest.raises(UnreadableClipError, match="not a readable image .a HEIC or AVIF image"):
+        read(path)
+
+
 def test_audio_only_says_so(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     with av.open(str(path), "w") as file:

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from stages.extract.device import Device
-from stages.extract.overlay import OverlayError, overlay
+from stages.extract.overlay import OverlayError, VideoOut, overlay
 from stages.extract.recipe import WhichFaces
 from stages.extract.run import ExtractOptions, extract
 from stages.extract.video import ClipReader
+from tests.testing.av_clips import MARKS, frames, read
 from tests.testing.clips import picture, write_video
 
 SQUARES = [(70, 120, 50), (220, 120, 90)]
@@ -55,6 +57,47 @@ def test_another_file_than_the_one_that_was_extracted(home: Path, tmp_path: Path
     assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
 
 
-def test_a_place_where_nothing_can_be_written(home: Path) -> None:
-    with pytest.raises(OverlayError, match="cannot write"):
-        overlay("a.mp4", home / "videos/a.mp4", home / "f.store", home / "no/where.mp4")
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("no/where.mp4", "cannot write a video there"),
+        ("videos", "is a folder"),
+        ("x.webm", "cannot write a video of that kind"),
+        ("x.avi", "cannot write a video of that kind"),
+    ],
+)
+def test_a_place_where_nothing_can_be_written(
+    home: Path, name: str, expected: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(home.rglob("*"))
+    with pytest.raises(OverlayError, match=expected) as caught:
+        overlay("a.mp4", home / "videos/a.mp4", home / "f.store", home / name)
+    assert caught.value.exit_code == 2
+    assert ".mp4" in caught.value.hint
+    assert sorted(home.rglob("*")) == before
+    assert capfd.readouterr().err == ""
+
+
+def test_the_clip_itself_is_never_written_over(home: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    shutil.copy(home / "videos/a.mp4", path)
+    (tmp_path / "link.mp4").symlink_to(path)
+    (tmp_path / "hard.mp4").hardlink_to(path)
+    for out in (path, tmp_path / "." / "a.mp4", tmp_path / "link.mp4", tmp_path / "hard.mp4"):
+        with pytest.raises(OverlayError, match="the clip itself"):
+            overlay("a.mp4", path, home / "f.store", out)
+    assert path.read_bytes() == (home / "videos/a.mp4").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.mkv", "a"])
+def test_times_and_odd_sizes_are_kept(tmp_path: Path, name: str) -> None:
+    images = [np.ascontiguousarray(image[:47, :63]) for image in frames()]
+    video = VideoOut(tmp_path / name)
+    for image, mark in zip(images, MARKS, strict=True):
+        video.write(image, mark / 1000)
+    video.finish()
+    _, times, drawn = read(tmp_path / name)
+    np.testing.assert_allclose(times, np.array(MARKS) / 1000, rtol=0, atol=1e-3)
+    for before, after in zip(images, drawn, strict=True):
+        assert before.shape == after.shape
+        assert np.abs(before.astype(int) - after).mean() < 8

@@ -17,12 +17,13 @@ from stages.extract import run as run_module
 from stages.extract.device import Device
 from stages.extract.inputs import Source, find_clips
 from stages.extract.recipe import Recipe, WhichFaces
-from stages.extract.run import Summary, extract, long_ones_first, plan
+from stages.extract.run import Plan, Summary, extract, long_ones_first, plan
 from stages.extract.workers import WorkerSetup, run_clips
 from store import ClipRecord, Status, StoreMismatchError, StoreWriteError
 from tests.testing.clips import moving_square, picture, write_video
 from tests.testing.packs import tiny_pack
 from tests.testing.runs import mixed_videos, options
+from tests.testing.stuck import stuck
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +67,11 @@ def test_again_does_only_what_is_new(
     assert sorted(store.digest(tmp_path / "f.store")) == sorted(store.digest(done[0]))
 
 
-def test_one_worker_or_two_give_the_same_digest(
-    done: tuple[Path, Summary], videos: Path, small_pack: Path, tmp_path: Path
+@pytest.mark.parametrize("workers", [1, 4])
+def test_as_many_workers_as_you_like_give_the_digest_of_two(
+    workers: int, done: tuple[Path, Summary], videos: Path, small_pack: Path, tmp_path: Path
 ) -> None:
-    extract(options(videos, tmp_path, small_pack, workers=1))
+    extract(options(videos, tmp_path, small_pack, workers=workers))
     assert dict(store.digest(tmp_path / "f.store")) == dict(store.digest(done[0]))
 
 
@@ -197,13 +199,25 @@ def work(sources: list[Source], pack: Path, limit: float = 60.0) -> dict[str, Cl
 def test_a_worker_that_dies_takes_only_its_clip_along(
     videos: Path, tmp_path: Path, small_pack: Path
 ) -> None:
-    """A pipe in a clip's place stops the worker until it is killed, as a broken decoder would."""
-    os.mkfifo(tmp_path / "stuck.mp4")
-    sources = [Source("stuck.mp4", tmp_path / "stuck.mp4"), Source("a", videos / "clip0.mp4")]
+    sources = [
+        Source("stuck.mp4", stuck(tmp_path / "stuck.mp4")),
+        Source("a", videos / "clip0.mp4"),
+    ]
     records = work(sources, small_pack, limit=8.0)
     assert records["a"].status is Status.OK
     assert records["stuck.mp4"].status is Status.FAILED
     assert "time limit" in records["stuck.mp4"].message
+
+
+def test_pipes_and_devices_are_not_read(videos: Path, small_pack: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    (tmp_path / "zero.mp4").symlink_to("/dev/zero")
+    sources = find_clips([tmp_path])
+    records = work([*sources, Source("a", videos / "clip0.mp4")], small_pack)
+    assert records.pop("a").status is Status.OK
+    assert {(clip, record.status, record.message) for clip, record in records.items()} == {
+        (clip, Status.UNREADABLE, "not a regular file") for clip in ("pipe.mp4", "zero.mp4")
+    }
 
 
 def test_a_killed_worker_is_replaced_and_its_clip_tried_again(
@@ -284,6 +298,15 @@ def test_workers_die_with_their_parent(videos: Path, small_pack: Path, tmp_path:
     assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
 
 
+def test_problems_are_counted_by_kind_and_words_stay_whole(tmp_path: Path) -> None:
+    summary = Summary(tmp_path, Plan())
+    for i in (1, 2.5, 30):
+        message = f"ends after {i} of 40 frames (codec h264, an MP4/MOV file)"
+        summary.add(ClipRecord(f"{i}", Status.TRUNCATED, message=message))
+    kind = "truncated: ends after N of N frames (codec h264, an MP4/MOV file)"
+    assert (summary.problems, summary.examples) == ({kind: 3}, {kind: "1"})
+
+
 def test_rows_are_those_of_the_right_clip(done: tuple[Path, Summary]) -> None:
     opened = store.open(done[0])
     for i in range(5):
@@ -324,6 +347,16 @@ def test_long_clips_go_first_and_a_large_folder_keeps_its_order(tmp_path: Path) 
     assert long_ones_first([*many, giant], 2) == [giant, *many]
     gone = Source("gone", tmp_path / "gone")
     assert long_ones_first([gone, *some], 2)[-3:] == [gone, some[0], some[3]]
+
+
+def test_one_worker_a_core_or_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "available_cores", lambda: 6)
+    monkeypatch.setattr(run_module, "gpus", lambda: ["0", "1", "2"])
+    assert run_module.usual_workers(Device.OPENVINO, None) == 6
+    assert run_module.usual_workers(Device.CUDA, None) == 3
+    assert run_module.usual_workers(Device.TENSORRT, "local") == 1
+    monkeypatch.setattr(run_module, "gpus", list)  # no nvidia-smi to ask
+    assert run_module.usual_workers(Device.CUDA, None) == 1
 
 
 def test_a_pool_that_gives_up_is_replaced(

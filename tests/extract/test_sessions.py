@@ -119,9 +119,14 @@ def test_a_gpu_session_that_raises_is_an_error_in_one_line(
 
 
 def test_precisions_that_a_device_lacks_are_refused(probe: Path) -> None:
-    for device, precision in [(Device.CPU, Precision.BF16), (Device.CUDA, Precision.INT8)]:
-        with pytest.raises(DeviceError, match=f"--precision {precision}: .* f32 only"):
+    for device, precision, hint in [
+        (Device.CPU, Precision.BF16, "bf16 needs --device openvino"),
+        (Device.CPU, Precision.INT8, "leave --precision out"),  # no device has it
+        (Device.CUDA, Precision.INT8, "leave --precision out"),
+    ]:
+        with pytest.raises(DeviceError, match=f"--precision {precision}: .* f32 only") as caught:
             resolve_device(device, probe, precision)
+        assert caught.value.hint == hint
 
 
 def test_auto_refuses_a_precision_that_what_it_takes_lacks(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Callable, Generator
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from stages.extract import tracks
 from stages.extract.detector import Faces
 from stages.extract.requests import Detect
 from stages.extract.tracks import Follower, Seen, Tracklet, iou, join, strangers
@@ -81,6 +84,14 @@ def test_every_frame_comes_once_and_first_and_last_are_looked_at(n: int, every: 
     assert all(len(s.sightings) == 1 for s in world.run(every))
 
 
+def test_large_frames_are_not_held_in_any_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracks, "HELD_BYTES", 4 * 24 * 24 * 3 + 5)
+    world = World(11, lambda i: [(10 + 2 * i, 20, 0.9)])
+    seen = world.run(every=300)
+    assert world.looked == [0, 4, 8, 10]
+    assert [s.index for s in seen if s.sightings] == list(range(11))
+
+
 def test_a_face_that_appears_is_found_on_its_first_frame() -> None:
     world = World(21, lambda i: [(10, 20, 0.9)] if i >= 7 else [])
     assert [s.index for s in world.run(every=10) if s.sightings] == list(range(7, 21))
@@ -151,14 +162,67 @@ def test_over_a_cut_only_the_embedding_joins(cosine: float) -> None:
     parts = {0: tracklet(0, 9, before_cut=True), 1: tracklet(10, 30, after_cut=True)}
     vectors = [unit(1), unit(cosine, (1 - cosine**2) ** 0.5)]
     assert strangers(parts) == [0, 1]
-    tracks = join(parts, dict(enumerate(vectors)))
-    assert tracks == ([[0, 1]] if cosine == 0.6 else [[1], [0]])
+    found = join(parts, dict(enumerate(vectors)))
+    assert found == ([[0, 1]] if cosine == 0.6 else [[1], [0]])
 
 
 def test_who_is_seen_together_is_never_joined() -> None:
     parts = {0: tracklet(0, 20), 1: tracklet(10, 30, x=100), 2: tracklet(60, 80, x=200)}
-    tracks = join(parts, dict.fromkeys(parts, unit(1)))
-    assert sorted(map(sorted, tracks)) in ([[0, 2], [1]], [[0], [1, 2]])
+    found = join(parts, dict.fromkeys(parts, unit(1)))
+    assert sorted(map(sorted, found)) in ([[0, 2], [1]], [[0], [1, 2]])
+
+
+def slow_join(parts: dict[int, Tracklet], vectors: dict[int, np.ndarray]) -> list[list[int]]:
+    """Do what `join` promises, pair by pair."""
+
+    def apart(a: Tracklet, b: Tracklet) -> bool:
+        return a.last < b.first or b.last < a.first
+
+    links = []
+    for (m, a), (n, b) in itertools.permutations(parts.items(), 2):
+        near = b.start_s - a.end_s <= 1 and not (a.before_cut or b.after_cut)
+        if a.last < b.first:
+            same_place = near and iou(a.last_box[None], b.first_box[None])[0, 0] >= 0.2
+            links.append((2.0 if same_place else float(vectors[m] @ vectors[n]), m, n))
+    groups = [{n} for n in parts]
+    for weight, m, n in sorted(links, key=lambda link: (-link[0], *link[1:])):
+        one, other = (next(g for g in groups if k in g) for k in (m, n))
+        pairs = itertools.product(one, other)
+        if weight >= 0.35 and one is not other and all(apart(parts[a], parts[b]) for a, b in pairs):
+            groups.remove(other)
+            one |= other
+    ordered = [sorted(g, key=lambda n: parts[n].first) for g in groups]
+    return sorted(ordered, key=lambda g: (-sum(parts[n].area for n in g), g[0]))
+
+
+def crowd(count: int, people: int, seed: int) -> tuple[dict[int, Tracklet], dict[int, np.ndarray]]:
+    """Make tracklets of a few people, some at the same time, and their unit embeddings."""
+    rng = np.random.default_rng(seed)
+    parts, first = {}, 0
+    for n in rng.permutation(count).tolist():
+        first = max(0, first + int(rng.integers(-15, 30)))
+        cuts = {"after_cut": rng.random() < 0.3, "before_cut": rng.random() < 0.3}
+        last = first + int(rng.integers(1, 20))
+        parts[n] = tracklet(first, last, float(rng.integers(5) * 25), **cuts)
+    who = rng.normal(size=(people, 512))
+    vectors = {n: who[rng.integers(people)] + rng.normal(size=512) for n in parts}
+    return parts, {n: v / np.linalg.norm(v) for n, v in vectors.items()}
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_joining_is_what_it_would_be_pair_by_pair(seed: int) -> None:
+    parts, vectors = crowd(5 * seed, 1 + seed % 4, seed)
+    needed = {n: vectors[n] for n in strangers(parts)}
+    assert join(parts, needed) == slow_join(parts, vectors)
+
+
+def test_thousands_of_tracklets_are_joined_in_seconds() -> None:
+    parts, vectors = crowd(2000, 2, 0)
+    began = time.process_time()
+    needed = strangers(parts)
+    joined = join(parts, {n: vectors[n] for n in needed})
+    assert time.process_time() - began < 15  # pair by pair: minutes
+    assert sorted(n for group in joined for n in group) == list(range(2000))
 
 
 def test_the_largest_summed_area_comes_first() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -96,6 +97,25 @@ def test_a_size_that_changes_on_the_way(tmp_path: Path, either_decoder: str) -> 
     _, times, images = read(path)
     assert len(times) == 16
     assert {image.shape for image in images} == {(48, 64, 3)}
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.PNG", "a.webp"])
+@pytest.mark.parametrize(("made", "codec"), [("a.mp4", "libx264"), ("a.avi", "mpeg4")])
+def test_a_video_named_as_an_image_is_a_video(
+    tmp_path: Path, made: str, codec: str, name: str
+) -> None:
+    base = Fraction(1, 25)
+    write_av(tmp_path / made, frames(5), range(5), codec, base=base).rename(tmp_path / name)
+    reader, times, _ = read(tmp_path / name)
+    np.testing.assert_allclose(times, np.arange(5) / 25, atol=1e-3)
+    assert reader.info.message == "a video in spite of its name"
+
+
+def test_a_webp_is_a_still(tmp_path: Path) -> None:
+    path = tmp_path / "a.webp"
+    cv2.imwrite(str(path), frames(1)[0])
+    reader, times, _ = read(path)
+    assert (times, reader.info.message) == ([0.0], "")
 
 
 def test_a_jpeg_named_mp4_is_a_still(tmp_path: Path) -> None:

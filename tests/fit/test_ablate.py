@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from stages.fit import models
 from stages.fit.ablate import PAPER_COLUMNS, ROWS, ablate, layout_sentence
@@ -35,6 +36,17 @@ def test_the_rows_are_the_papers() -> None:
     # One TCN where there is one stream or the streams are joined before it.
     assert [len(m.tcn) for m in built] == [1, 1, 1, 2, 2, 1, 2, 2, 2, 2]
     assert [type(m.pool[0]).__name__[:3] for m in built] == ["Max"] * 8 + ["Aff", "Las"]
+
+
+def test_the_last_frame_of_row_10_sees_the_first() -> None:
+    """A centred one would see the second half of the clip alone."""
+    frames = 40
+    options = ROWS[9].options | {"max_frames": frames, "channels": 4, "appearance_dim": 6}
+    model = models.create("2stcn", **options).eval()
+    x = torch.randn(1, frames, 6, requires_grad=True)
+    landmark = torch.randn(1, frames, 136)
+    model(x, landmark, torch.ones(1, frames, dtype=torch.bool)).score.sum().backward()
+    assert (x.grad[0].abs().sum(dim=1) > 0).all()  # type: ignore[index]
 
 
 def test_what_the_rows_differ_in_cannot_be_set(tmp_path: Path) -> None:

@@ -161,6 +161,27 @@ def test_clips_without_what_the_score_needs_are_left_out_with_the_reason() -> No
     assert reasons["twice.mp4"] == "is the same video as 0.mp4"
 
 
+def test_any_number_of_the_file_may_stand_in_a_formula(tmp_path: Path) -> None:
+    told = changed(average_rating=4.5, fps=25, huge=10**400, flag=True, words="7", score=3)
+    info = read_info(write(tmp_path, told), NOW)
+    assert info.others == {"average_rating": 4.5, "fps": 25.0, "timestamp": TOLD["timestamp"],
+                           "epoch": TOLD["epoch"]}  # fmt: skip
+    score = choose_score("average_rating * likes", info.others)
+    made = automatic_labels([("a.mp4", info), ("b.mp4", VideoInfo({"likes": 3.0}))], score)
+    assert made.table["score"].tolist() == [4.5 * 30]
+    assert made.table["average_rating"].tolist() == [4.5]
+    assert made.left_out == [("b.mp4", "does not say average_rating")]
+
+
+def test_few_views_are_told_and_can_be_left_out() -> None:
+    clips = [*infos(6), ("one.mp4", VideoInfo({"views": 1.0, "likes": 1.0}, channel="c"))]
+    made = automatic_labels(clips, choose_score("like-rate"))
+    assert any("1 clips have fewer than 100 views" in note for note in made.notes)
+    made = automatic_labels(clips, choose_score("like-rate"), 100)
+    assert dict(made.left_out) == {"one.mp4": "has 1 views, 100 at least wanted"}
+    assert made.notes == []
+
+
 def test_equal_counts_are_told_and_too_few_refused() -> None:
     same = [(f"{k}.mp4", VideoInfo({"views": 10.0, "likes": 2.0})) for k in range(4)]
     made = automatic_labels(same, choose_score("log-likes-given-views"))

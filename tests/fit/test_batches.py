@@ -4,17 +4,57 @@ import numpy as np
 import pytest
 import torch
 
-from stages.fit.batches import ClipData, collate, draw, prepare, resample_indices
+from stages.fit.batches import ClipData, TimesError, collate, draw, middle, prepare, resample
 
 
 def test_resampling_takes_the_nearest_frames() -> None:
+    def index(times: np.ndarray, fps: float) -> list[int]:
+        found, kept = resample(times, np.ones(len(times), bool), fps)
+        assert kept.all()
+        return found.tolist()
+
     times = np.arange(10) / 30
-    np.testing.assert_array_equal(resample_indices(times, 30), np.arange(10))
-    np.testing.assert_array_equal(resample_indices(times, 15), [0, 2, 4, 6, 8])
-    np.testing.assert_array_equal(resample_indices(times[:3], 90), [0, 0, 1, 1, 1, 2, 2])
-    np.testing.assert_array_equal(resample_indices(np.array([0.4]), 25), [0])
-    uneven = np.array([0.0, 0.1, 0.5, 0.6])
-    np.testing.assert_array_equal(resample_indices(uneven, 5), [0, 1, 2, 3])
+    assert index(times, 30) == list(range(10))
+    assert index(times, 15) == [0, 2, 4, 6, 8]
+    assert index(times[:3], 90) == [0, 0, 1, 1, 1, 2, 2]
+    assert index(np.array([0.4]), 25) == [0]
+    assert index(np.array([0.0, 0.1, 0.5, 0.6]), 5) == [0, 1, 2, 3]
+
+
+def test_gaps_do_not_become_frames_and_what_is_valid_stays() -> None:
+    times = np.array([0, 1, 2, 3, 20, 21, 23, 24]) / 10  # one frame of 22 is no gap
+    valid = np.ones(8, bool)
+    index, kept = resample(times, valid, 10)
+    assert np.flatnonzero(kept).tolist() == [0, 1, 2, 3, 4, 19, 20, 21, 22, 23, 24]
+    made = prepare("a", np.ones((8, 4)), np.ones((8, 136), np.float32), valid, times, fps=10.0)
+    assert made.valid.tolist() == kept.tolist() and len(index) == 25
+    assert not made.appearance[~kept].any() and not made.landmark[~kept].any()
+    # The only valid frame lies between two ticks.
+    index, kept = resample(np.arange(20) / 20, np.arange(20) == 6, 5)
+    assert (index.tolist(), np.flatnonzero(kept).tolist()) == ([0, 6, 8, 12, 16], [1])
+
+
+@pytest.mark.parametrize("times", [np.arange(5) * 40.0, np.array([0, 0.04, 0.08, 0.12, 1e8])])
+def test_times_that_the_frames_do_not_justify_are_refused(times: np.ndarray) -> None:
+    rows = np.ones((5, 4)), np.ones((5, 136), np.float32), np.ones(5, bool), times
+    with pytest.raises(TimesError, match=r"clip 'd/a': 5 frames over .* 30 times as many"):
+        prepare("d/a", *rows, fps=25.0)
+    assert len(prepare("d/a", *rows)) == 5
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 10, 99])
+def test_what_is_cut_out_holds_a_valid_frame(frames: int) -> None:
+    n = 100
+    for seen in ([0], [99], [97, 98], [0, 99], [0, 1, 99], [40, 50, 60], list(range(n))):
+        valid = np.isin(np.arange(n), seen)
+        appearance = np.where(valid[:, None], 1.0, np.nan)
+        made = prepare(
+            "a", appearance, np.ones((n, 136), np.float32), valid, np.arange(n) / 25,
+            max_frames=frames,
+        )  # fmt: skip
+        assert len(made) == frames and made.valid.any()
+        if len(seen) == n:
+            assert made.timestamp[0] == (n - frames) // 2 / 25
 
 
 def clip(n: int, dtype: type = np.float16, seed: int = 0) -> ClipData:
@@ -51,9 +91,11 @@ def test_a_prepared_clip_keeps_its_dtype_and_nothing_else_alive(
     found = prepare(
         "a", appearance, made.landmark, made.valid, made.timestamp, fps=fps, max_frames=max_frames
     )
-    times = made.timestamp if fps is None else made.timestamp[::2]
-    first = 0 if max_frames is None else (len(times) - max_frames) // 2
-    np.testing.assert_array_equal(found.timestamp, times[first : first + len(found)])
+    step = 1 if fps is None else 2
+    times, valid = made.timestamp[::step], made.valid[::step]
+    window = slice(None) if max_frames is None else middle(valid, max_frames)
+    np.testing.assert_array_equal(found.timestamp, times[window])
+    np.testing.assert_array_equal(found.valid, valid[window])
     assert len(found) == (max_frames or len(times)) and found.appearance.dtype == np.float16
     assert not found.appearance[~found.valid].any() and not np.isnan(found.appearance).any()
     for array in (found.appearance, found.landmark, found.valid, found.timestamp):

@@ -159,3 +159,14 @@ def test_p_values_are_printed_as_far_as_they_go() -> None:
 def test_a_difference_holds_after_correction_only() -> None:
     assert not Difference("a", "b", 0.1, 0.01, 0.2, 0.04, 0.12).holds
     assert Difference("a", "b", 0.1, 0.01, 0.2, 0.01, 0.03).holds
+
+
+def test_an_interval_without_0_that_is_not_supported_is_explained() -> None:
+    rng = np.random.default_rng(0)
+    values = {name: 0.1 * rng.normal(size=200) for name in "abcd"}
+    found = Comparison([], pair_differences({"a": 0.36, "b": 0, "c": 0, "d": 0}, values, 200), [])
+    alone = [d for d in found.differences if not d.holds and d.low > 0]
+    assert alone
+    text = " ".join(difference_sentences(found, []))
+    assert text.startswith(f"{len(alone)} of the 6 differences have an interval that leaves out 0")
+    assert difference_sentences(Comparison([], [], []), []) == []

@@ -62,9 +62,12 @@ def test_unknown_models_and_settings_are_refused() -> None:
 
 
 def test_attributes_are_known_names_or_those_given() -> None:
-    table = pd.DataFrame({"clip": ["a"], "score": [1.0], "Gender": ["f"], "views": ["9"]})
-    assert attribute_columns(table, []) == ["Gender"]
-    assert attribute_columns(table, ["views"]) == ["views"]
+    table = pd.DataFrame(
+        {"clip": ["a", "b"], "score": [1.0, 2.0], "Gender": ["f", "m"], "views": ["9", "8"],
+         "sex": ["f", "f"]}
+    )  # fmt: skip
+    assert attribute_columns(table, []) == (["Gender"], ["sex"])  # one value says nothing
+    assert attribute_columns(table, ["views"]) == (["views"], [])
     with pytest.raises(ConfigError, match="no column 'age'"):
         attribute_columns(table, ["age"])
 

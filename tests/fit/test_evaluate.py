@@ -17,7 +17,8 @@ from stages.fit import fold_runs as engine
 from stages.fit.compare import ALL
 from stages.fit.contestants import Contestant, choose_contestants
 from stages.fit.evaluate import Evaluated, evaluate
-from stages.fit.fold_runs import StudyError
+from stages.fit.fold_runs import Diverged, StudyError
+from stages.fit.guard import TrainingError
 from stages.fit.persons import PersonsError
 from stages.fit.study import Design, Study
 from tests.fit.fit_clips import PROVENANCE, clip_rows, record
@@ -246,6 +247,31 @@ def test_clips_that_were_extracted_anew_are_another_study(people: Paths, tmp_pat
     one, two = (Study(design(people, store=(path,), group="person")).fingerprint()
                 for path in (people[0], tmp_path / "anew.store"))  # fmt: skip
     assert {key for key in one if one[key] != two[key]} == {"clips"}
+
+
+def test_a_fold_that_diverges_ends_nothing_and_is_told(
+    people: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Study.fit_predict
+
+    def diverging(self: Study, contestant: Contestant, seen: object, *rest: object) -> object:
+        first = np.array_equal(seen, self.grouping.folds[1] != 0)
+        if contestant.name == "2stcn" and first:
+            raise TrainingError("the loss is not finite in epoch 3 because of p01/clip001.mp4")
+        return real(self, contestant, seen, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Study, "fit_predict", diverging)
+    for _ in range(2):  # what diverged is kept like all else
+        found = evaluate(design(people), ["2stcn"], tmp_path, SETTINGS, explained=True)
+        monkeypatch.setattr(engine, "_run_task", None)
+    assert found.diverged == {"2stcn": [Diverged(1, 0, "the loss is not finite in epoch 3 because "
+                                                       "of p01/clip001.mp4")]}  # fmt: skip
+    folds = found.study.grouping.folds
+    mean = found.study.score[folds[1] != 0].mean()
+    np.testing.assert_allclose(found.predictions["2stcn"][1, folds[1] == 0], mean)
+    text = (tmp_path / "report.md").read_text()
+    assert "DIVERGED: training of 2stcn came to no finite result in 1 of 6 folds" in text
+    assert "Repeat 1, fold 0: the loss is not finite in epoch 3 because of" in text
 
 
 class Deadly(Contestant):

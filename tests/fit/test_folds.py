@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.fit.folds import grouped_folds, inner_split, leak
+from stages.fit.folds import check_training_sides, grouped_folds, inner_split, leak
 from stages.fit.protocol import SplitError
 
 
@@ -64,6 +64,20 @@ def test_too_few_groups() -> None:
         inner_split(np.arange(9.0), [str(k) for k in range(9)])
     with pytest.raises(SplitError, match="in 1 groups"):
         inner_split(np.arange(20.0), ["a"] * 20)
+
+
+def test_networks_need_two_groups_beside_the_tested_fold() -> None:
+    """3 groups in 2 folds: one side has a single group, and more folds are not to be had."""
+    three = ["a"] * 6 + ["b"] * 6 + ["c"] * 6
+    with pytest.raises(SplitError, match="3 groups .* in 2 folds leave 1 to train on") as caught:
+        check_training_sides(grouped_folds(np.arange(18.0), three, 2, 1), three)
+    assert "at least 4 persons, for --folds 3" in caught.value.hint
+    uneven = [*three, "d"]
+    folds = np.array([[0] * 18 + [1]])
+    with pytest.raises(SplitError, match="leave 1") as caught:
+        check_training_sides(folds, uneven)
+    assert caught.value.hint == "ask for --folds 3"
+    check_training_sides(grouped_folds(np.arange(19.0), uneven, 3, 2), uneven)
 
 
 def test_leaks_are_counted_and_told() -> None:

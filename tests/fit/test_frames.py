@@ -11,6 +11,7 @@ import torch
 
 import store
 from stages.fit import models
+from stages.fit.batches import middle
 from stages.fit.config import FitConfig, apply_overrides
 from stages.fit.frames import (
     ClipFrames,
@@ -119,10 +120,10 @@ class Telling(models.TemporalModel):
 @pytest.mark.parametrize(
     ("fps", "max_frames", "read"),
     [
-        (None, None, lambda n: np.arange(n)),
-        (None, 4, lambda n: (n - 4) // 2 + np.arange(4)),
-        (12.5, None, lambda n: np.arange(0, n, 2)),
-        (75.0, None, lambda n: (np.arange(3 * n - 2) + 1) // 3),
+        (None, None, lambda v: np.arange(len(v))),
+        (None, 4, lambda v: np.arange(len(v))[middle(v, 4)]),
+        (12.5, None, lambda v: np.arange(0, len(v), 2)),
+        (75.0, None, lambda v: (np.arange(3 * len(v) - 2) + 1) // 3),
     ],
 )
 def test_rows_are_the_stores_frames_whatever_the_model_reads(  # type: ignore[no-untyped-def]
@@ -131,7 +132,7 @@ def test_rows_are_the_stores_frames_whatever_the_model_reads(  # type: ignore[no
     source = store.open(made[0])
     spans = clip_spans(source)
     found: dict[str, ClipFrames] = {}
-    sink = FrameSink(source, spans, fps, max_frames, lambda f: found.update({f.clip: f}))
+    sink = FrameSink(source, spans, lambda f: found.update({f.clip: f}))
     loader = ClipLoader(source, list(spans.values()), fps=fps, max_frames=max_frames)
     predict(Telling(), loader, 8, sink.watch(LabelScale(100.0, 2.0)))
     assert found.keys() == spans.keys()
@@ -139,7 +140,7 @@ def test_rows_are_the_stores_frames_whatever_the_model_reads(  # type: ignore[no
         rows = source.clip(clip)
         n, valid = len(rows["valid"]), rows["valid"]
         said = np.where(valid, rows["appearance"][:, 0].astype(np.float64), 0)
-        once = np.bincount(read(n), minlength=n) * valid
+        once = np.bincount(read(valid), minlength=n) * valid
         np.testing.assert_allclose(frames.score, np.where(once, 100 + 2 * said, np.nan), rtol=1e-6)
         np.testing.assert_allclose(frames.attention, np.where(once, said + 1, np.nan), rtol=1e-6)
         np.testing.assert_allclose(frames.won, once * said / 10, rtol=1e-5, atol=1e-7)

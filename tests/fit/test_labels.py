@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.fit.labels import LabelError, read_labels
+from stages.fit.labels import LabelError, read_labels, unscaled
 
 KNOWN = ["a.mp4", "b.mp4", "sub/c.mp4", "sub/c.mov", "d.e.mp4"]
 
@@ -19,9 +19,8 @@ def write(path: Path, text: str | bytes) -> Path:
 def test_columns_order_and_hash(tmp_path: Path) -> None:
     text = "score,clip,person,subset,age\n1.5,a.mp4,ann,s0,30\n-2,b.mp4,,s1,\n"
     labels = read_labels(write(tmp_path, text), KNOWN)
-    assert list(labels.frame.columns) == ["clip", "score", "subset", "person", "age", "line"]
+    assert list(labels.frame.columns) == ["clip", "score", "subset", "person", "age"]
     assert labels.frame["score"].tolist() == [1.5, -2.0]
-    assert labels.frame["line"].tolist() == [2, 3]
     assert labels.frame["age"].tolist() == ["30", ""]
     assert labels.groups == ["person ann", "clip b.mp4"]
     assert labels.sha256 == hashlib.sha256(text.encode()).hexdigest()
@@ -29,11 +28,29 @@ def test_columns_order_and_hash(tmp_path: Path) -> None:
     assert labels.warnings == []
 
 
+def test_a_column_named_line_is_the_users(tmp_path: Path) -> None:
+    labels = read_labels(write(tmp_path, "clip,score,line\na.mp4,1,7\nb.mp4,2,8\n"), KNOWN)
+    assert labels.frame["line"].tolist() == ["7", "8"]
+
+
+def test_labels_that_are_all_the_same_are_told(tmp_path: Path) -> None:
+    labels = read_labels(write(tmp_path, "clip,score\na.mp4,3\nb.mp4,3.0\n"), KNOWN)
+    assert "all 2 scores are 3: there is nothing to rank" in labels.notes
+
+
+def test_a_scale_for_each_subset_needs_subsets(tmp_path: Path) -> None:
+    bare = read_labels(write(tmp_path, "clip,score\na.mp4,1\nb.mp4,2\n"), KNOWN)
+    (said,) = unscaled("zscore", bare)
+    assert said.startswith("normalise=zscore: ") and "names no subset" in said
+    assert unscaled("none", bare) == []
+    full = read_labels(write(tmp_path, "clip,score,subset\na.mp4,1,x\nb.mp4,2,\n"), KNOWN)
+    assert unscaled("rank", full) == []
+
+
 def test_bom_crlf_capitals_blank_lines_and_missing_extension(tmp_path: Path) -> None:
     text = b"\xef\xbb\xbfClip , SCORE\r\na, 1 \r\n\r\nd.e,2\r\n./b.mp4,3\r\n"
     frame = read_labels(write(tmp_path, text), KNOWN).frame
     assert frame["clip"].tolist() == ["a.mp4", "d.e.mp4", "b.mp4"]
-    assert frame["line"].tolist() == [2, 4, 5]
     assert frame["person"].tolist() == ["", "", ""]
 
 

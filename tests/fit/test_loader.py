@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 import time
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 import store
 from stages.fit import loader as loading
-from stages.fit.batches import Batch
+from stages.fit.batches import Batch, ClipData, middle
 from stages.fit.landmarks import normalise_landmarks
 from stages.fit.loader import BLOCKS_AHEAD, HELD_BLOCKS, Budget, ClipLoader
 from stages.fit.spans import Stream, clip_spans
@@ -245,13 +246,29 @@ def test_stills_have_statistics_without_zeros(tmp_path: Path) -> None:
     assert loader.longest() == 1
 
 
+@pytest.mark.filterwarnings("error")
+def test_statistics_of_clips_of_which_no_frame_is_read(made: Made) -> None:
+    source = store.open(made[0])
+    spans = list(clip_spans(source).values())
+    loader = ClipLoader(source, spans[:3])
+    expected = loader.statistics()
+
+    def blank(clip: ClipData) -> ClipData:
+        return replace(clip, valid=clip.valid & (clip.clip in {s.clip for s in spans[:3]}))
+
+    found = ClipLoader(source, spans[:6], change=blank).statistics()
+    np.testing.assert_allclose(found.appearance_mean, expected.appearance_mean, rtol=1e-5)
+    np.testing.assert_allclose(found.appearance_within, expected.appearance_within, rtol=1e-5)
+    none = ClipLoader(source, spans[3:6], change=blank).statistics()
+    assert bool((none.appearance_sd == 1).all()) and not none.landmark_mean.any()
+
+
 def test_cropping_keeps_the_middle_and_longest_knows(made: Made) -> None:
     source = store.open(made[0])
     spans = list(clip_spans(source).values())
     whole, cut = ClipLoader(source, spans), ClipLoader(source, spans, max_frames=10)
     assert whole.longest() == max(s.frames for s in spans) and cut.longest() == 10
     for a, b in zip(whole.iter_clips(), cut.iter_clips(), strict=True):
-        first = (len(a.valid) - 10) // 2
-        np.testing.assert_array_equal(b.landmark, a.landmark[first : first + 10])
+        np.testing.assert_array_equal(b.landmark, a.landmark[middle(a.valid, 10)])
     half = ClipLoader(source, spans, fps=12.5)
     assert half.longest() == (whole.longest() + 1) // 2

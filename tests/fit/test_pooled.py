@@ -5,13 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy import stats
-from sklearn.linear_model import Ridge
+from sklearn.linear_model import Ridge, RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from stages.fit.batches import ClipData
+from stages.fit.grouped_choice import ridge_alpha
 from stages.fit.models import ModelError
-from stages.fit.pooled import POOLED, REGRESSORS, PooledRegressor
+from stages.fit.pooled import ALPHAS, POOLED, REGRESSORS, PooledRegressor
 from stages.fit.summaries import derivatives, statistics, time_average
 
 
@@ -112,6 +113,8 @@ def test_no_difference_is_taken_across_a_gap() -> None:
     # 0-1, 1-2 and 20-21: not through the frame without a face, not over 4-20, not within one time.
     np.testing.assert_array_equal(velocity[:, 0], [1, 1, 1])
     assert acceleration.tolist() == [[0]]
+    t[7] += 1e-4  # as stage one stores the second frame of one time
+    np.testing.assert_array_equal(derivatives(x, np.ones(9, bool), t)[0].max(), 97)
     still = derivatives(x[:1], valid[:1], t[:1])
     assert [part.shape for part in still] == [(0, 1), (0, 1)]
 
@@ -191,3 +194,46 @@ def test_what_cannot_be_is_refused() -> None:
         model.fit(clips, [np.nan, *score[1:]])
     with pytest.raises(ValueError, match="at least 3 clips"):
         model.fit(clips[:2], score[:2])
+
+
+def test_alpha_is_that_of_ridge_fitted_without_one_group_at_a_time() -> None:
+    rng = np.random.default_rng(4)
+    for columns in (3, 40):
+        x, y = rng.normal(size=(24, columns)), rng.normal(size=24)
+        group = rng.integers(6, size=24)
+        alphas = np.array([0.1, 10.0, 1000.0])
+        errors = []
+        for alpha in alphas:
+            folds = [(group != g, group == g) for g in np.unique(group)]
+            found = [Ridge(alpha).fit(x[a], y[a]).predict(x[b]) - y[b] for a, b in folds]
+            errors.append(float((np.concatenate(found) ** 2).sum()))
+        assert ridge_alpha(x, y, group, alphas) == alphas[int(np.argmin(errors))]
+        alone = np.arange(24)
+        assert ridge_alpha(x, y, alone, ALPHAS) == pytest.approx(RidgeCV(ALPHAS).fit(x, y).alpha_)
+
+
+@pytest.mark.parametrize(("kind", "regressor"), ALL)
+def test_what_is_chosen_heeds_persons_and_single_clips_change_nothing(
+    kind: str, regressor: str
+) -> None:
+    """The label is the person's own: with persons on both sides the best is to learn by heart."""
+    rng = np.random.default_rng(5)
+    person = np.repeat(np.arange(20), 4)
+    faces = rng.normal(size=(20, 6))
+    clips = []
+    for k in person:
+        one = clip(rng, 1)
+        clips.append(
+            replace(one, appearance=(faces[k] + 0.05 * rng.normal(size=(1, 6))).astype(np.float16))
+        )
+    score = rng.normal(size=20)[person]
+
+    def fitted(group: list[str] | None) -> PooledRegressor:
+        model = PooledRegressor(kind, regressor=regressor, streams="appearance")
+        return model.fit(clips, score, None, group)
+
+    plain, alone = fitted(None), fitted([str(k) for k in range(80)])
+    np.testing.assert_array_equal(plain.predict(clips), alone.predict(clips))
+    heeding = fitted([str(k) for k in person])
+    spread = [float(np.std(model.predict(clips))) for model in (plain, heeding)]
+    assert spread[1] < spread[0]

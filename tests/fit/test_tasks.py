@@ -16,7 +16,6 @@ TABLE = pd.DataFrame(
         "race": ["x", "z", "y", "x"],
         "age": ["20", "31", "44", "20"],
         "place": ["here", "here", "here", "here"],
-        "line": [2, 3, 4, 5],
     }
 )
 

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from stages.fit.config import ConfigError
+from stages.fit.config import ConfigError, FitConfig, apply_overrides
 from stages.fit.evaluate import evaluate
 from stages.fit.run import fit
 from stages.fit.search import SearchError
@@ -34,8 +36,6 @@ def test_clips_that_fit_tests_on_are_not_seen(design: Design, tmp_path: Path) ->
     tuned = tune(design, "2stcn", tmp_path / "out", search, TINY)
     best = read_best(tmp_path / "out" / "best.json")
     assert best == tuned.best
-    from stages.fit.config import FitConfig, apply_overrides
-
     config = apply_overrides(FitConfig(model=best.model), best.overrides())
     assert config.train.epochs == 1 and config.model_options == {"channels": 2, "levels": 1}
     result = fit(design.store[0], design.labels, tmp_path / "run", config)
@@ -63,6 +63,37 @@ def test_the_clips_of_a_named_fold_are_not_seen_and_jobs_change_nothing(
     assert len(table) == 3 and table["src"].tolist() == [s for _, s in found[0].found.trials]
     with pytest.raises(SearchError, match="no fold 3 in repeat 0"):
         tune(design, "meanpool", tmp_path / "3", Search(1, 2), [], (0, 3))
+
+
+def die(study: Study, fit: object) -> None:
+    os._exit(9)  # as if the system had killed it
+
+
+def test_a_killed_process_is_told_in_a_line(
+    design: Design, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stages.fit.tune.fit_once", die)
+    with pytest.raises(SearchError, match="a process that fitted an inner fold was killed"):
+        tune(design, "meanpool", tmp_path / "out", Search(1, 2), jobs=2)
+
+
+def test_what_tells_fit_whom_to_keep_together_is_kept(
+    design: Design, paths: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Without a column person, by the embeddings; and as another --group says."""
+    frame = pd.read_csv(paths[1]).drop(columns="person")
+    frame.to_csv(tmp_path / "nameless.csv", index=False)
+    for group, apart in (("auto", True), ("clip", False)):
+        asked = replace(design, labels=tmp_path / "nameless.csv", group=group)
+        best = tune(asked, "meanpool", tmp_path / group, Search(1, 2)).best
+        config = apply_overrides(FitConfig(model="meanpool"), best.overrides())
+        assert config.group == group
+        result = fit(design.store[0], asked.labels, tmp_path / f"run {group}", config)
+        split = pd.read_csv(result.run_dir / "split.csv")
+        tested = split["part"] == "test"
+        assert set(best.tuned_on) == set(split["clip"][~tested])
+        persons = [set(split["clip"][side].str[:3]) for side in (tested, ~tested)]
+        assert (not persons[0] & persons[1]) == apart
 
 
 def test_settings_are_chosen_within_every_outer_fold(design: Design, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 import zarr
 
 import store
+from store.companion import identity, write_companion
 from tests.store import store_clips as clips
 from tests.testing.command import ENV, pipeline
 
@@ -42,9 +43,23 @@ def test_forget_with_yes_and_without(home: Path) -> None:
     done = pipeline(home, "store", "forget", "a.store", "nobody.mp4", "--yes", code=2)
     assert "holds no clip 'nobody.mp4'; nothing was changed" in done.stderr
     assert digest(home, "a.store") == before
+    make(home / "other.store", "c.mp4")  # another store's arrays are none of its business
+    for name, rows in (("a.store", 10), ("other.store", 5)):
+        with store.open(home / name) as opened:
+            created = {**identity(opened)[0], "created": name} if name != "a.store" else None
+            made = write_companion(home / f"{name[0]}.any", opened, "tracks", ["x"], iter(()))
+            assert made.rows == rows
+        if created:  # both were made in one second
+            about = home / "o.any" / "about.json"
+            about.write_text(json.dumps({**made.about, "stores": [created]}))
+    (home / "about.json").write_text("{}")
     done = pipeline(home, "store", "forget", "a.store", "a.mp4", "--yes", "--json")
-    assert json.loads(done.stdout) == {"clips": ["a.mp4"], "frames": 5}
+    beside = [str(home / "a.any")]
+    assert json.loads(done.stdout) == {"clips": ["a.mp4"], "frames": 5, "companions": beside}
     assert digest(home, "a.store") == before[1:]
+    done = pipeline(home, "store", "forget", "a.store", "d/b.mp4", "--yes")
+    assert "a.any: was made from this store and may still hold rows" in done.stderr
+    assert "o.any" not in done.stderr
 
 
 @pytest.mark.parametrize(("answer", "code", "left"), [(b"n\n", 2, 2), (b"y\n", 0, 1)])
@@ -69,6 +84,17 @@ def test_verify_repair(home: Path) -> None:
     assert json.loads(done.stdout)["repaired"] == []
 
 
+def test_forget_after_an_import_leaves_no_name(home: Path) -> None:
+    make(home / "alice.store", "alice.mp4", "bob.mp4")
+    pipeline(home, "store", "export", "alice.store", "--to", "csv", "--out", "alice's")
+    for path in ("alice's/alice.mp4.csv", "alice's"):
+        pipeline(home, "store", "import", path, "--from", "csv", "--store", "b.store")
+    pipeline(home, "store", "forget", "b.store", "alice.mp4", "--yes")
+    assert [clip for clip, _ in digest(home, "b.store")] == ["bob.mp4"]
+    files = [file for file in (home / "b.store").rglob("*") if file.is_file()]
+    assert [file for file in files if b"alice" in file.read_bytes()] == []
+
+
 def test_merge_and_compact(home: Path) -> None:
     make(home / "b.store", "c.mp4")
     done = pipeline(home, "store", "merge", "all.store", "a.store", "b.store", "--json")
@@ -89,6 +115,12 @@ def test_export_and_import(home: Path, form: str) -> None:
     assert json.loads(done.stdout) == {"clips": 2, "frames": 10, "skipped": 0}
     if form != "csv":
         assert digest(home, "b.store") == digest(home, "a.store")
+    names = "landmark,timestamp,score,valid"
+    command = ("store", "digest", "--arrays", names)
+    told = [pipeline(home, *command, f"{x}.store").stdout for x in "ab"]
+    assert told[0] == told[1] and len(told[0].splitlines()) == 2
+    both = pipeline(home, *command, "a.store", "--layer", "x", code=2)
+    assert "--layer and --arrays" in both.stderr
     done = pipeline(home, "store", "export", "a.store", "--to", form, "--out", "out", code=2)
     assert "is there already" in done.stderr
     done = pipeline(home, "store", "import", "no", "--from", form, "--store", "b.store", code=2)

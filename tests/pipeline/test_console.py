@@ -26,13 +26,15 @@ from pipeline.cli import app
 from pipeline.group import walk
 from pipeline.schema_commands import schemas
 from store.errors import FacepipeError
+from tests.fit.openface_clips import write_openface
 from tests.fit.study_clips import make_study
 from tests.testing.clips import moving_square
 from tests.testing.command import ENV
 from tests.testing.reports import MadeRun
 
 HEAVY = ["torch", "sklearn", "scipy", "pandas", "cv2", "zarr", "dask", "onnxruntime", "plotly",
-         "optuna", "bokeh"]  # fmt: skip
+         "optuna", "bokeh", "numpy", "av", "pydantic", "pydantic_core", "rich", "typer.rich_utils",
+         "importlib.metadata", "importlib.resources", "asyncio"]  # fmt: skip
 COMMANDS = {words: command for words, command in walk(get_command(app))}
 LEAVES = {words for words, command in COMMANDS.items() if not hasattr(command, "commands")}
 
@@ -55,8 +57,7 @@ print(json.dumps({"help": told, "modules": sorted(sys.modules)}))
 def helped() -> dict[str, Any]:
     """The help of every command, and what was imported to print it all."""
     done = subprocess.run(
-        [sys.executable, "-c", ALL_HELP], capture_output=True, text=True, check=True,
-        env={**ENV, "COLUMNS": "1000"},
+        [sys.executable, "-c", ALL_HELP], capture_output=True, text=True, check=True, env=ENV,
     )  # fmt: skip
     return dict(json.loads(done.stdout))
 
@@ -88,14 +89,24 @@ def test_help_imports_nothing_heavy(helped: dict[str, Any]) -> None:
 
 def test_every_help_has_an_example_and_all_of_its_text(helped: dict[str, Any]) -> None:
     for words, command in COMMANDS.items():
-        shown = " ".join(helped["help"][" ".join(words)].split())
-        if words in LEAVES:
-            assert re.search(rf"Example: pipeline {' '.join(words)}\b", shown), words
-            assert "--quiet" in shown and "--json" in shown, words
+        shown = "".join(helped["help"][" ".join(words)].split())  # which wraps also at hyphens
+        assert f"Example:pipeline{''.join(words)}" in shown and "--quiet" in shown, words
+        assert words not in LEAVES or "--json" in shown, words
         for param in command.params:
-            text = (getattr(param, "help", None) or "").replace("\\[", "[")
-            assert " ".join(text.split()) in shown, (words, param.name)
-    assert "[default: one a core]" in helped["help"]["extract"]
+            text = getattr(param, "help", None) or ""
+            assert "".join(text.split()) in shown, (words, param.name)
+    assert "[default: one a core, or GPU]" in helped["help"]["extract"]
+    assert "\n  Example: pipeline extract videos/\n" in helped["help"]["extract"]  # by itself
+
+
+def test_help_names_values_alike(helped: dict[str, Any]) -> None:
+    for words, command in COMMANDS.items():
+        shown = helped["help"][" ".join(words)]
+        assert not re.search(r"<(list|path|str|int|float|file|directory)|--no-|\.\.\.\}", shown), (
+            words
+        )
+        for param in command.params:
+            assert param.metavar is None or param.metavar == param.metavar.upper(), param.name
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +129,7 @@ def home(
     (folder / "new/a.info.json").write_text(json.dumps(info))
     rows = [f"{k + 1},{k / 10}" for k in range(10)]
     (folder / "a.csv").write_text("\n".join(["frame,AU01_r", *rows]) + "\n")
+    write_openface(folder / "openface", clips=4, frames=30)
     before = Path.cwd()
     os.chdir(folder)
     yield folder
@@ -127,6 +139,8 @@ def home(
 SETTINGS = ["epochs=1", "batch_size=8", "bootstrap=100", "refit=false", "model.channels=2",
             "model.levels=1"]  # fmt: skip
 TINY = [part for setting in SETTINGS for part in ("--set", setting)]
+MDR = [part for setting in ("windows=2,4", "components=4", "hidden=8", "epochs=1", "folds=2",
+       "bound=1") for part in ("--set", setting)]  # fmt: skip
 STUDY = ["--folds", "2", "--repeats", "1", "--group", "person", *TINY]
 RUNS: list[tuple[tuple[str, ...], list[str]]] = [
     (("extract",), ["new", "--pack", "pack", "--store", "a.store", "--workers", "1"]),
@@ -139,6 +153,15 @@ RUNS: list[tuple[tuple[str, ...], list[str]]] = [
     (("ablate",), STUDY),
     (("tune",), ["--trials", "1", "--inner", "2", "--group", "person", "--store",
                  "study/features.store", "--labels", "study/labels.csv", *TINY]),
+    (("fit",), ["--config", "tuning/best.json", "--run", "runs/three", *TINY]),
+    (("fit",), ["--model", "mdr", "--store", "study/features.store", "--labels", "study/labels.csv",
+                "--run", "runs/mdr", *MDR]),
+    (("store", "import"), ["openface", "--from", "csv", "--store", "faces.store"]),
+    (("fit",), ["--model", "au", "--store", "faces.store", "--labels", "openface", "--run",
+                "runs/au", "--set", "folds=2", "--set", "bootstrap=100", "--set", "group=folder"]),
+    (("evaluate",), ["--models", "2stcn", "--explain", "--tune", "1", "--inner", "2", "--over",
+                     "lr", "--store", "study/features.store", "--labels", "study/labels.csv",
+                     "--out", "explained", *STUDY, "--folds", "4"]),
     (("models",), []),
     (("licences",), []),
     (("features",), ["--list", "--store", "features.store", "--pack", "pack"]),
@@ -158,6 +181,7 @@ RUNS: list[tuple[tuple[str, ...], list[str]]] = [
     (("store", "verify"), ["features.store"]),
     (("store", "verify"), ["spare.store", "--repair"]),
     (("store", "digest"), ["features.store", "a.store"]),
+    (("store", "digest"), ["features.store", "--arrays", "landmark, timestamp"]),
     (("store", "forget"), ["spare.store", "<b>broken.mp4", "--yes"]),
     (("store", "compact"), ["spare.store"]),
     (("store", "merge"), ["all.store", "features.store", "a.store"]),
@@ -179,6 +203,24 @@ def test_json_of_every_command_is_one_object_as_its_schema_says(
         assert done.stdout.count("\n") == 1, (words, done.stdout)
         conforms(" ".join(words), json.loads(done.stdout))
     assert {words for words, _ in RUNS} == LEAVES - {("demo",), ("explore",)}
+
+
+def test_json_of_a_damaged_store(made: MadeRun, tmp_path: Path) -> None:
+    shutil.copytree(made.store, tmp_path / "bad.store")
+    chunk = max((tmp_path / "bad.store/arrays.zarr/embedding").rglob("*"), key=_size)
+    data = bytearray(chunk.read_bytes())
+    data[len(data) // 3] ^= 255
+    chunk.write_bytes(data)
+    for repair in ([], ["--repair"]):
+        code = 0 if repair else 1
+        done = run("store", "verify", str(tmp_path / "bad.store"), *repair, "--json", code=code)
+        value = json.loads(done.stdout)
+        conforms("store verify", value)
+        assert value["ok"] is bool(repair) and (value["problems"] or value["repaired"])
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 def test_json_of_the_demo(home: Path) -> None:
@@ -236,6 +278,7 @@ def test_quiet_leaves_errors_and_results(tmp_path: Path, monkeypatch: pytest.Mon
     for args, env in (
         (("packs", "install", "lite", "--quiet"), {}),
         (("--quiet", "packs", "install", "lite"), {}),
+        (("packs", "--quiet", "install", "lite"), {}),
         (("packs", "install", "lite"), {"PIPELINE_QUIET": "1"}),
     ):
         done = run(*args, **env)
@@ -320,7 +363,7 @@ class Screen(io.StringIO):
 def test_the_bar_begins_anew_with_the_second_training(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = Screen()
     screen = rich.console.Console(file=seen, force_terminal=True, width=100)
-    monkeypatch.setattr(console, "err", screen)
+    monkeypatch.setattr(console, "err", lambda: screen)
     with console.epoch_progress(30) as epoch:
         for _ in range(20):
             epoch({"val_src": 0.5})
@@ -328,6 +371,35 @@ def test_the_bar_begins_anew_with_the_second_training(monkeypatch: pytest.Monkey
             epoch({"of": 9})
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.getvalue())
     assert re.search(r"training again .* 7/9", text.splitlines()[-1] or text)
+
+
+def test_without_a_terminal_a_line_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    console.err.cache_clear()
+
+    def work() -> None:
+        with console.fold_progress() as told:
+            for done in range(1, 21):
+                clock[0] += 10
+                told("2stcn", done, 20)
+            told("again", 1, 20)
+            clock[0] += 40
+            told("again", 2, 20)
+
+    work()
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 7
+    assert said[0] == "2stcn: 3 of 20, 0:00:30 so far, 0:02:50 to go"
+    assert said[-1] == "again: 2 of 20, 0:04:00 so far, 0:06:00 to go"
+    with console.work_progress("copying") as share:  # over soon: nothing is said
+        share(1, 2)
+    console.be_quiet()
+    work()
+    assert capsys.readouterr().err == ""
+    console.err.cache_clear()
 
 
 def test_completion() -> None:

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -73,6 +74,28 @@ def test_a_failure_is_printed_with_its_mend_and_leaves_with_1(
     assert "opencv-python 5.0 and opencv-python-headless 4.11 overwrite each other" in line
     assert "-> pip uninstall opencv-python opencv-python-headless" in line
     assert "ok   onnxruntime: onnxruntime 1.32" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "library, mend",
+    [("libGL.so.1", "apt-get install libgl1"), ("libodd-2.so.7", "apt-file search libodd-2.so.7")],
+)
+def test_a_library_that_the_system_lacks_is_named_with_its_package(
+    library: str, mend: str, tmp_path: Path
+) -> None:
+    said = f"{library}: cannot open shared object file: No such file or directory"
+    (tmp_path / "cv2.py").write_text(f"raise ImportError({said!r})")
+    path = f"{tmp_path}{os.pathsep}{Path(__file__).parents[2]}"
+    env = {**os.environ, "PYTHONPATH": path}
+    for command in ("doctor", "extract . --store x.store"):
+        done = subprocess.run(
+            [sys.executable, "-m", "pipeline", *command.split()],
+            cwd=tmp_path, env=env, capture_output=True, text=True,
+        )  # fmt: skip
+        said = " ".join((done.stdout + done.stderr).split())
+        assert done.returncode == 1
+        assert f"ImportError: {library}" in said and mend in said
+        assert "facepipe again" not in said and "fault of facepipe" not in said
 
 
 @pytest.mark.parametrize(
@@ -259,6 +282,8 @@ def test_a_folder_that_cannot_be_written_to(
         ("/my share/a.store", "cifs", "/my share", Level.WARN),
         ("/ssh/a.store", "fuse.sshfs", "/ssh", Level.WARN),
         ("/usb/a.store", "fuseblk", "/usb", Level.OK),
+        ("/host/a.store", "virtiofs", "/host", Level.WARN),
+        ("/box/a.store", "vboxsf", "/box", Level.WARN),
     ],
 )
 def test_file_system(
@@ -269,6 +294,7 @@ def test_file_system(
         "rootfs / rootfs rw 0 0\n/dev/vda / ext4 rw 0 0\nnas:/x /data nfs4 rw 0 0\n"
         "/dev/vdb /data/local xfs rw 0 0\n//nas/y /my\\040share cifs rw 0 0\n"
         "u@h: /ssh fuse.sshfs rw 0 0\n/dev/sdc /usb fuseblk rw 0 0\n"
+        "tag /host virtiofs rw 0 0\nfolder /box vboxsf rw 0 0\n"
     )
     monkeypatch.setattr(disks, "MOUNTS", table)
     monkeypatch.setattr(disks, "existing", lambda path: path.parent)

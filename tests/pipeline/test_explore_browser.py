@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
 import store
@@ -24,6 +25,7 @@ from tests.testing.clips import picture, write_video
 from tests.testing.exploring import exploring
 from tests.testing.reports import NAMES
 
+BROKEN = "broken.mp4"
 GAP = "gap.mp4"  # MPEG-4 part 2
 TALL = f"deep/#1 100% ü {NAMES[0]}.mp4"  # AV1, higher than what is sent of it
 FRAMES, WITHOUT = 14, range(6, 9)
@@ -58,6 +60,7 @@ def looked(tmp_path_factory: pytest.TempPathFactory, small_pack: Path) -> Iterat
     write_video(videos / GAP, [picture(squares) for squares in drawn])
     tall = [picture([(200.0, 300.0 + 9 * i, 220.0)], (400, 600)) for i in range(5)]
     write_av(videos / TALL, tall, codec=AV1)
+    (videos / BROKEN).write_text("no video")
     extract(ExtractOptions([videos], home / "f.store", str(small_pack), Device.CPU, 1))
     with (
         exploring(home / "f.store", "--videos", str(videos)) as address,
@@ -200,10 +203,29 @@ def test_without_videos_the_face_is_drawn_alone(looked: Looked, browser: Browser
         assert page.request.get(address).status == 404
 
         rows = page.locator(".slick-row")
-        expect(rows).to_have_count(2)
+        expect(rows).to_have_count(3)
         page.get_by_label("Name contains").fill("GA")
         expect(rows).to_have_count(1)
         expect(rows).to_contain_text(GAP)
+
+
+def test_clips_are_filtered_by_status_and_it_answers_to_its_number(
+    looked: Looked, browser: Browser
+) -> None:
+    """By its number, 127.0.0.1, the page comes to life only if Bokeh's websocket is let through."""
+    with opened(browser, looked.alone.replace("localhost", "127.0.0.1"), GAP) as seen:
+        rows = seen.page.locator(".slick-row")
+        expect(rows).to_have_count(3)
+        choose = "(wanted) => { Bokeh.documents[0].get_model_by_name('status').value = wanted; }"
+        for wanted, shown_clips in ((["unreadable"], 1), (["ok"], 2), ([], 3)):
+            seen.page.evaluate(choose, wanted)
+            expect(rows).to_have_count(shown_clips)
+            if wanted == ["unreadable"]:
+                expect(rows).to_contain_text(BROKEN)
+        # What is ours; the table, the map and the curves are Bokeh's.
+        told = Axe().run(seen.page, "#player", {}).response
+        assert len(told["passes"]) > 5
+        assert [v for v in told["violations"] if v["impact"] in ("serious", "critical")] == []
 
 
 def test_a_file_that_is_another_is_not_shown(

@@ -6,12 +6,18 @@ import csv
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import store
+from stages.extract.inputs import find_clips
+from stages.extract.overlay import overlay
+from stages.live import LiveOptions, live
 from store.tables import unguard
+from tests.testing.browser import Watched, running
 from tests.testing.command import pipeline
 from tests.testing.hostile_names import write_hostile_clips
 from tests.testing.packs import tiny_pack
@@ -62,6 +68,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def fitted(home: Path) -> dict[str, Any]:
+    """What is said of a fit to the hostile clips; its run is home/run."""
+    settings = ["epochs=1", "batch_size=8", "model.channels=2", "bootstrap=100", "refit=false"]
+    settings = [part for setting in settings for part in ("--set", setting)]
+    run = pipeline(home, "fit", "--normalise", "rank", "--run", "run", *settings, "--json")
+    assert "name no clip" not in run.stderr and "3 of 30 clips" in run.stderr
+    return dict(json.loads(run.stdout))
+
+
 def test_every_file_is_a_clip_of_the_store(home: Path) -> None:
     opened = store.open(home / "features.store")
     records = list(opened.records())
@@ -74,28 +90,63 @@ def test_every_file_is_a_clip_of_the_store(home: Path) -> None:
     quiet(pipeline(home, "store", "digest", "features.store").stdout)
 
 
-def test_labels_fit_score_and_every_table(home: Path) -> None:
+def test_labels_fit_score_and_every_table(home: Path, fitted: dict[str, Any]) -> None:
     ids = {record.clip for record in store.open(home / "features.store").records()}
     labels = rows_of(home / "labels.csv")
     left_out = rows_of(home / "labels-left-out.csv")
     assert len(labels) == 27 and len(left_out) == 3  # names too long for a file beside them
     assert {unguard(r["clip"]) for r in labels} | {unguard(r["file"]) for r in left_out} == ids
 
-    settings = ["epochs=1", "batch_size=8", "model.channels=2", "bootstrap=100", "refit=false"]
-    settings = [part for setting in settings for part in ("--set", setting)]
-    run = pipeline(home, "fit", "--normalise", "rank", "--run", "run", *settings, "--json")
-    told = json.loads(run.stdout)
-    assert told["raw_score"]["test"]["n"] == told["test"]["n"]
-    assert "name no clip" not in run.stderr and "3 of 30 clips" in run.stderr
+    assert fitted["raw_score"]["test"]["n"] == fitted["test"]["n"]
     assert {unguard(r["clip"]) for r in rows_of(home / "run" / "predictions.csv")} < ids
     rows_of(home / "run" / "split.csv")
 
     scored = pipeline(home, "score", "videos", "--run", "run", "--pack", "pack", "--workers", "1",
-                      "--store", "features.store")  # fmt: skip
+                      "--store", "features.store", "--per-frame", "frames")  # fmt: skip
     quiet(scored.stdout + scored.stderr)
     rows = rows_of(home / "scores.csv")
     assert {unguard(row["clip"]) for row in rows} == ids
     assert all(float(row["score"]) for row in rows)
+    written = [path for path in (home / "frames").rglob("*") if path.is_file()]
+    assert len(written) == len(rows) == 30
+    for path in written:  # below the folder, by names that any system takes
+        assert len(rows_of(path)) == 6 and path.resolve().is_relative_to(home / "frames")
+        assert path.name.isprintable() and not set('<>:"|?*\\') & set(path.name)
+
+
+def test_the_report_of_a_run(home: Path, fitted: dict[str, Any]) -> None:
+    done = pipeline(home, "report", "--run", "run", "--videos", "videos", "--store",
+                    "features.store")  # fmt: skip
+    quiet(done.stdout + done.stderr)
+    assert "warning" not in done.stderr  # every file is found
+    text = (home / "report.html").read_text("utf-8")
+    assert not CONTROL.search(text) and "data:image/jpeg" in text
+    assert not re.search(r"<script>alert|<img src=x|<b>x", text)
+    with running() as browser:
+        seen = Watched(browser, home / "report.html")
+        assert seen.page.title() == "2stcn: report of a run"
+        assert seen.page.locator("#best .card .won img").count() > 2
+        assert seen.complaints == [] and seen.outside() == []
+
+
+def test_overlay_and_live_of_every_clip(home: Path, fitted: dict[str, Any]) -> None:
+    for source in find_clips([home / "videos"]):
+        out = home / "drawn.mp4"
+        assert overlay(source.clip, source.path, home / "features.store", out) == 6
+    paths = write_hostile_clips(home / "again", 3)
+    run = LiveOptions("", home / "run", home / "live.mp4", str(home / "pack"), store=home / "kept")
+    flat = [path for path in paths if path.parent == paths[0].parent]  # below it, names come again
+    for path in flat:
+        assert live(replace(run, source=str(path))).frames == 3
+    kept = [record.clip for record in store.open(home / "kept").records()]
+    assert len(kept) == len(flat) and all(clip.isprintable() for clip in kept)
+    (odd,) = (home / "videos").glob("two\n*.mp4")
+    for args in (
+        ["overlay", str(odd)],  # which finds the clip by the file's own name
+        ["live", "--source", str(odd), "--run", "run", "--pack", "pack", "--out", "l.mp4"],
+    ):
+        done = pipeline(home, *args)
+        quiet(done.stdout + done.stderr)
 
 
 def test_evaluation_and_its_report(home: Path) -> None:

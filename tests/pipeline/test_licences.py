@@ -59,6 +59,21 @@ def test_where_a_statement_fits_several_licences_the_text_decides(tmp_path: Path
     assert of(package(tmp_path / "2", "License: " + MIT.replace("\n", " "))).spdx == "MIT"
 
 
+def test_a_gnu_text_says_which_version_and_the_modules_whether_later_ones(tmp_path: Path) -> None:
+    lgpl = "          GNU LESSER GENERAL PUBLIC LICENSE\n      Version 3, 29 June 2007\n and so on."
+    gpl = lgpl.replace("LESSER ", "")
+    assert of(package(tmp_path / "1", "License: GPL", licence=gpl)).spdx == "GPL-3.0-only"
+    found = package(tmp_path / "2", "License: LGPL", licence=lgpl)
+    assert (of(found).spdx, of(found).source) == ("LGPL-3.0-only", "LICENSE.txt")
+    module = tmp_path / "2/thing/__init__.py"
+    module.parent.mkdir()
+    module.write_text("# under the License, either version 3 of the License, or (at your\n"
+                      "# option) any later version.\n")  # fmt: skip
+    with (tmp_path / "2/thing-1.0.dist-info/RECORD").open("a") as record:
+        record.write("thing/__init__.py,,\n")
+    assert of(found).spdx == "LGPL-3.0-or-later"
+
+
 def test_the_readme_counts_last(tmp_path: Path) -> None:
     told = "The library is released under the **MIT License**, and so on."
     assert of(package(tmp_path, description=told)).source == "Description"
@@ -96,6 +111,9 @@ def test_the_command(tmp_path: Path) -> None:
     told = json.loads(pipeline(tmp_path, "licences", "--json").stdout)
     packages = {p["name"]: p["spdx"] for p in told["dependencies"]}
     assert packages["zarr"] == "MIT"
+    copyleft = {name for name, spdx in packages.items() if spdx and "GPL" in spdx}
+    assert copyleft == {"pebble"}  # as README.md says
+    assert packages["pebble"] == "LGPL-3.0-or-later"
     assert not {"pytest", "ruff", "facepipe"} & set(packages)
     nets = {net["name"]: net["spdx"] for net in told["weights"]}
     assert nets["lite/detector"] == "MIT AND Apache-2.0"

@@ -153,7 +153,12 @@ def test_another_file_of_the_same_name_is_not_shown(made: MadeRun, tmp_path: Pat
     assert "is not the one that was extracted" in text
     for path in videos.glob("*.mp4"):
         path.rename(path.with_name("other " + path.name))
-    assert "holds no file of this name" in render(Options(made.run, videos=videos))
+    said: list[str] = []
+    text = render(Options(made.run, videos=videos), warn=said.append)
+    assert "holds no file of this name" in text
+    assert re.fullmatch(r"0 of \d+ clips found below .*; give the folder .*", "".join(said))
+    render(Options(made.run, videos=made.videos), warn=said.append)
+    assert len(said) == 1
 
 
 def test_what_the_page_says_of_errors_and_data(made: MadeRun) -> None:

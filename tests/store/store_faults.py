@@ -18,12 +18,18 @@ from store.index import Index
 
 POINTS = [
     (durable, "write_file"),
+    (durable, "sync_file"),
+    (durable, "replace"),
     (durable, "rename"),
+    (durable, "overwrite"),
+    (durable, "remove"),
     (durable, "remove_tree"),
     (durable, "sync_folder"),
     (Index, "_commit"),
 ]
-TORN = ("write_file", "remove_tree")  # what can be left half done; the others are done or not
+# What can be left half done; the others are done or not.
+TORN = ("write_file", "overwrite", "remove_tree")
+SYNCS = ("sync_file", "sync_folder")
 
 
 class Killed(BaseException):
@@ -39,41 +45,55 @@ class Faults:
     def __init__(self, patch: pytest.MonkeyPatch, error: Callable[[], BaseException] = Killed):
         self.names: list[str] = []
         self.last = ""  # the point that was stopped at
-        self.at: int | None = None
+        self.at: int | tuple[str, int] | None = None
         self.how = "before"
         self.error = error
         self.watch: Callable[[], None] = lambda: None
         self.inside = threading.local()
+        self.counting = threading.Lock()
         for owner, name in POINTS:
             patch.setattr(owner, name, self._wrapped(name, getattr(owner, name)))
 
     def _wrapped(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def wrapper(*args: Any) -> Any:
-            point = len(self.names)
-            self.names.append(name)
+            with self.counting:
+                here = self.at in (len(self.names), (name, self.names.count(name)))
+                self.names.append(name)
             self.watch()
-            if point == self.at:
+            if here:
                 self.last = name
-            if point == self.at and self.how != "after":
+            if here and self.how != "after":
                 if self.how == "torn":
-                    _TEARING[name](*args)
+                    _TEARING.get(name, lambda *_: None)(*args)
                 raise self.error()
+            outer = getattr(self.inside, "name", None)
             self.inside.name = name
             try:
                 result = real(*args)
             finally:
-                self.inside.name = None
-            if point == self.at:
+                self.inside.name = outer
+            if here:
                 raise self.error()
             self.watch()
             return result
 
         return wrapper
 
-    def arm(self, at: int | None, after: bool = False, torn: bool = False) -> None:
-        """Stop at the at-th point from now: before, halfway through or after it."""
+    def arm(
+        self, at: int | tuple[str, int] | None, after: bool = False, torn: bool = False
+    ) -> None:
+        """Stop at the at-th point from now: before, halfway through or after it.
+
+        ``at`` counts all points, or (name, those of one name): where threads work side by side,
+        the points of different names come in any order.
+        """
         self.names.clear()
         self.at, self.how = at, "torn" if torn else "after" if after else "before"
+
+
+def nth(names: list[str], index: int) -> tuple[str, int]:
+    """Return one of the points that were passed as `Faults.arm` takes it."""
+    return names[index], names[:index].count(names[index])
 
 
 def _tear_file(path: Path, data: Any) -> None:
@@ -82,12 +102,22 @@ def _tear_file(path: Path, data: Any) -> None:
     partial.write_bytes(bytes(data)[: len(data) // 2])
 
 
+def _tear_bytes(path: Path) -> None:
+    if path.is_file() and path.stat().st_nlink == 1:
+        with path.open("r+b") as file:
+            file.write(bytes(path.stat().st_size // 2))
+
+
 def _tear_tree(folder: Path) -> None:
     for path in sorted(p for p in folder.rglob("*") if p.is_file())[::2]:
         path.unlink()
 
 
-_TEARING: dict[str, Callable[..., None]] = {"write_file": _tear_file, "remove_tree": _tear_tree}
+_TEARING: dict[str, Callable[..., None]] = {
+    "write_file": _tear_file,
+    "overwrite": _tear_bytes,
+    "remove_tree": _tear_tree,
+}
 
 _ACTS = {
     "os.rename": "rename", "os.remove": "remove", "os.rmdir": "remove", "os.truncate": "write",

@@ -9,7 +9,7 @@ import pytest
 import store
 from tests.store import store_clips as clips
 from tests.store.crop_stores import GIVEN, filled, holds, made, writer
-from tests.store.store_faults import TORN, Faults, Killed, kill
+from tests.store.store_faults import TORN, Faults, Killed, kill, nth
 
 pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 
@@ -91,7 +91,7 @@ def test_a_kill_loses_rows_and_crops_of_a_clip_together_or_neither(tmp_path, mon
     for at, name in chosen(passed, after):
         shutil.rmtree(path)
         shutil.copytree(base, path)
-        faults.arm(at, after=after, torn=not after and name in TORN)
+        faults.arm(nth(passed, at), after=after, torn=not after and name in TORN)
         allowed = session(path, faults)
         assert faults.last == name
         reader = store.open(path)  # before anyone has mended anything

@@ -54,6 +54,29 @@ def test_runs_over_all_tracks(tmp_path):
     }
 
 
+def test_of_chosen_arrays_alone(tmp_path):
+    rows, box = clips.rows(5), clips.rows(5)
+    box.box[:] += 1
+    for name, given in (("a", rows), ("b", box)):
+        with store.Writer(tmp_path / f"{name}.store", clips.PROVENANCE) as w:
+            w.append(clips.record("x", given), given)
+    a, b = tmp_path / "a.store", tmp_path / "b.store"
+    assert list(store.digest(a)) != list(store.digest(b))
+    names = ["timestamp", "landmark"]
+    found = list(store.digest(a, arrays=names))
+    assert found == list(store.digest(b, arrays=names))
+    assert found == list(store.digest([a], arrays=names[::-1]))
+    held = store.open(a).clip("x")
+    text = b"".join(
+        f"{n} {held[n].dtype} {s}\n".encode() + held[n].tobytes()
+        for n, s in (("landmark", "5x136"), ("timestamp", "5"))
+    )
+    line = f"0 {hashlib.sha256(text).hexdigest()}\n".encode()
+    assert dict(found) == {"x": hashlib.sha256(line).hexdigest()}
+    with pytest.raises(store.StoreError, match="expected some of embedding.*got 'landmarks'"):
+        list(store.digest(a, arrays=["landmarks"]))
+
+
 def test_damage_is_an_error_that_names_the_clip(tmp_path):
     path = write(tmp_path / "a.store", "01")
     (path / "arrays.zarr" / "score" / "c" / "0").unlink()

@@ -1,4 +1,3 @@
-import io
 import json
 from types import SimpleNamespace
 
@@ -102,43 +101,37 @@ def test_an_openface_script_reads_the_csv(tmp_path):
     assert np.array_equal(y.astype(np.float32), points[:, :, 1])
 
 
-def openface(space, n=5, **columns):
-    made = {"frame": range(1, n + 1), "face_id": 0, "timestamp": np.arange(n) / 25,
-            "confidence": 0.98, "success": [1] * (n - 1) + [0], "gaze_0_x": 0.1,
-            **{f"{a}_{i}": np.arange(n) + i for a in "xy" for i in range(68)},
-            **columns}  # fmt: skip
-    table = pd.DataFrame({k: v for k, v in made.items() if v is not None})
-    text = io.StringIO()
-    table.to_csv(text, index=False, float_format="%.3f")
-    return text.getvalue().replace(",", ", ") if space else text.getvalue()
+def test_a_csv_says_what_is_not_known_and_what_it_cannot_hold(tmp_path):
+    """As of a collection of features that has neither detector nor, in places, landmarks."""
+    rng = np.random.default_rng(0)
+    with h5py.File(tmp_path / "f.h5", "w") as f:
+        f.attrs["fps"] = 25
+        f["both/embedding"], f["both/landmark"] = rng.random((3, 512)), rng.random((3, 136))
+        f["bare/embedding"] = rng.random((3, 512))
+    import_from(tmp_path / "f.h5", "hdf5", tmp_path / "a.store")
+    done = out(tmp_path / "a.store", "csv", tmp_path / "csv")
+    assert (done.clips, done.rows, done.left_out) == (1, 3, 1)
+    assert [p.name for p in (tmp_path / "csv").glob("*.csv")] == ["both.csv"]
+    table = pd.read_csv(tmp_path / "csv" / "both.csv")
+    assert table["confidence"].isna().all() and (table["success"] == 1).all()
+    import_from(tmp_path / "csv", "csv", tmp_path / "b.store")
+    first, second = store.open(tmp_path / "a.store"), store.open(tmp_path / "b.store")
+    names = ["landmark", "timestamp", "score", "valid"]
+    assert clips.same(second.clip("both", 0, names), first.clip("both", 0, names))
+    assert second.record("both").details["absent"] == ["appearance", "box", "embedding", "score"]
 
 
-@pytest.mark.parametrize("space", [False, True])
-def test_openfaces_own_files_are_read(tmp_path, space):
-    (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / "p1.csv").write_text(openface(space))
-    import_from(tmp_path, "csv", tmp_path / "o.store")
-    rows = store.open(tmp_path / "o.store").clip("sub/p1")
-    assert list(rows["valid"]) == [True] * 4 + [False]
-    assert rows["landmark"][1][:6].tolist() == [1, 1, 2, 2, 3, 3]
-    assert np.allclose(rows["timestamp"], np.arange(5) / 25)
-    assert np.allclose(rows["score"][:4], 0.98) and np.isnan(rows["score"][4])
-    told = store.open(tmp_path / "o.store").provenance
-    assert told["pack"]["name"] == "imported"
-    assert told["imported"] == {"format": "csv", "file": str(tmp_path)}
-
-
-def test_openfaces_faces_are_tracks_and_times_may_be_given(tmp_path):
-    text = openface(False, 3, timestamp=None)
-    more = openface(False, 3, timestamp=None, face_id=1).splitlines(keepends=True)[1:]
-    (tmp_path / "m.csv").write_text(text + "".join(more))
-    with pytest.raises(store.StoreError, match=r"m\.csv: expected timestamp") as refused:
-        import_from(tmp_path / "m.csv", "csv", tmp_path / "m.store")
-    assert "--fps" in refused.value.hint
-    import_from(tmp_path / "m.csv", "csv", tmp_path / "m.store", fps=10)
-    opened = store.open(tmp_path / "m.store")
-    assert [(r.clip, r.track, r.fps) for r in opened.records()] == [("m", 0, 10), ("m", 1, 10)]
-    assert opened.clip("m", 1)["timestamp"].tolist() == [0, 0.1, 0.2]
+def test_of_an_export_to_csv_any_part_is_imported_as_ours(made, tmp_path):
+    out(made, "csv", tmp_path / "csv")
+    held = {}
+    for k, clip in enumerate(("CON", "day 1/ü%41 ?.mp4", "x" * 300)):
+        path = tmp_path / f"{k}.store"
+        import_from(tmp_path / "csv" / file_name(clip, ".csv"), "csv", path)
+        held[clip] = [r.clip for r in store.open(path).records()]
+        assert store.open(path).provenance["pack"] == clips.PROVENANCE["pack"]
+    assert held == {clip: [clip] for clip in held}
+    import_from(tmp_path / "csv" / "day 1", "csv", tmp_path / "d.store")
+    assert [r.clip for r in store.open(tmp_path / "d.store").records()] == ["day 1/ü%41 ?.mp4"]
 
 
 def test_a_foreign_hdf5_skips_stage_one(tmp_path):
@@ -168,10 +161,62 @@ def test_a_foreign_hdf5_skips_stage_one(tmp_path):
     assert import_from(tmp_path / "vfap.h5", "hdf5", tmp_path / "v.store").skipped == 3
 
 
+def test_arrays_are_known_by_their_shape(tmp_path):
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((6, 512)).astype("f4")
+    points = rng.uniform(0, 9, (6, 136)).astype("f4")
+    arrays = {"1": {"feat": features, "lmk-68": points, "gaze": np.zeros((6, 3))},
+              "2": {"appearance": features, "emb": features + 1}}  # fmt: skip
+    with h5py.File(tmp_path / "v.h5", "w") as f:
+        f.attrs["fps"] = 25
+        f["mean"] = features[:1]
+        for clip, held in arrays.items():
+            for name, values in held.items():
+                f[f"{clip}/{name}"] = values
+        f["1/again"] = h5py.SoftLink("/1/feat")
+    (tmp_path / "npz").mkdir()
+    for clip, held in arrays.items():
+        np.savez(tmp_path / "npz" / f"{clip}.npz", fps=25, **held)
+    import_from(tmp_path / "v.h5", "hdf5", tmp_path / "h.store")
+    import_from(tmp_path / "npz", "npz", tmp_path / "n.store")
+    assert list(store.digest(tmp_path / "h.store")) == list(store.digest(tmp_path / "n.store"))
+    opened = store.open(tmp_path / "h.store")
+    assert np.array_equal(opened.clip("1")["embedding"], features)
+    assert np.array_equal(opened.clip("1")["landmark"], points)
+    assert opened.record("1").details["absent"] == ["appearance", "box", "score"]
+    assert np.array_equal(opened.clip("2")["appearance"], features)
+    assert np.array_equal(opened.clip("2")["embedding"], features + 1)
+
+
+@pytest.mark.parametrize("form", ["hdf5", "npz"])
+def test_the_dtype_is_that_of_the_first_features(tmp_path, form):
+    points, features = np.ones((2, 136), "f4"), np.full((2, 512), 1 / 3, "f4")
+    arrays = {"a": {"landmark": points}, "b": {"landmark": points, "feat": features}}
+    (tmp_path / "in").mkdir()
+    with h5py.File(tmp_path / "in" / "f.h5", "w") as f:
+        f.attrs["fps"] = 25
+        for clip, held in arrays.items():
+            np.savez(tmp_path / "in" / f"{clip}.npz", fps=25, **held)
+            for name, values in held.items():
+                f[f"{clip}/{name}"] = values
+    path = tmp_path / "in" / "f.h5" if form == "hdf5" else tmp_path / "in"
+    import_from(path, form, tmp_path / "o.store")
+    opened = store.open(tmp_path / "o.store")
+    assert opened.feature_dtype == "float32"
+    assert np.array_equal(opened.clip("b")["embedding"], features)
+
+
 REFUSED = [
     ({"c/embedding": np.zeros((3, 256))}, r"/c: embedding: expected \(3, 512\).*got \(3, 256\)"),
     ({"c/embedding": np.zeros((3, 512))}, r"/c: expected timestamp \(n,\) or fps"),
-    ({"c/other": np.zeros((3, 512))}, r"expected groups with a dataset embedding.*got c"),
+    (
+        {"c/other": np.zeros((3, 511)), "mean": np.zeros((1, 512))},
+        r"expected groups with a dataset embedding.*got c, mean",
+    ),
+    (
+        {"c/a": np.zeros((3, 512)), "c/b": np.zeros((3, 512))},
+        r"/c: expected one array \(n,512\), or one of them named embedding, got a, b",
+    ),
     ({"c/embedding": np.zeros((0, 512)), "c/timestamp": np.zeros(0)}, "at least one frame"),
     ({"c/embedding": np.zeros((2, 512)), "c/timestamp": np.zeros(2)}, "strictly increasing"),
     ({"..%c/x/../y/embedding": np.zeros((2, 512))}, "expected timestamp|path component"),
@@ -240,6 +285,29 @@ def test_an_npz_of_nothing_that_we_know(tmp_path):
     np.savez(tmp_path / "p.npz", labels=np.ones(3))
     with pytest.raises(store.StoreError, match=r"p\.npz: expected embedding.*got labels"):
         import_from(tmp_path / "p.npz", "npz", tmp_path / "p.store")
+
+
+@pytest.mark.parametrize(
+    ("held", "text"),
+    [
+        ({"fps": "fast"}, r"p\.npz: fps: expected a number above 0, got fast"),
+        ({"fps": [25, 30]}, r"p\.npz: fps: expected a number above 0"),
+        ({"fps": 25, "provenance": "by hand"}, r"p\.npz: provenance: expected a JSON object"),
+        ({"fps": 25, "provenance": "[1]"}, r"p\.npz: provenance: expected a JSON object"),
+    ],
+)
+def test_what_an_npz_says_wrong_is_said(tmp_path, held, text):
+    np.savez(tmp_path / "p.npz", landmark=np.ones((2, 136)), **held)
+    with pytest.raises(store.StoreError, match=text):
+        import_from(tmp_path / "p.npz", "npz", tmp_path / "p.store")
+
+
+def test_what_an_exported_hdf5_says_wrong_is_said(made, tmp_path):
+    out(made, "hdf5", tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5", "a") as f:
+        f.attrs["provenance"] = "by hand"
+    with pytest.raises(store.StoreError, match=r"a\.h5: provenance: expected a JSON object"):
+        import_from(tmp_path / "a.h5", "hdf5", tmp_path / "b.store")
 
 
 def test_pickles_are_not_run(tmp_path):

@@ -7,7 +7,9 @@ import zarr
 
 import store
 from store.care import compact, forget
+from store.errors import StoreDamagedError
 from store.layout import Layout
+from store.repair import repair
 from tests.store import store_clips as clips
 from tests.store.store_faults import Faults, Killed
 
@@ -118,6 +120,56 @@ def test_the_old_shards_are_overwritten_before_they_go(made, monkeypatch):
     forget(made, [SECRET])
     assert seen[f"embedding/c/{shard}/0"] is False
     assert seen[f"score/c/{shard}"] is False
+
+
+def test_older_rows_and_what_a_killed_writer_left_are_overwritten_too(made, monkeypatch):
+    import store.durable
+
+    w = store.Writer(made, clips.PROVENANCE, layout=Layout(4, 8, 1000))
+    rows, old = clips.rows(6, seed=1), store.open(made).record(SECRET).start
+    w.append(clips.record(SECRET, rows), rows, replace=True)
+    w.flush()  # its older rows stay until the writer closes
+    w._arrays.resize(w._committed + 20)  # as a flush that is cut short does
+    w._arrays.write(w._committed, {"box": np.ones((20, 4), np.float32)})
+    beyond = made / "arrays.zarr" / "box" / "c" / str((w._committed + 19) // 8) / "0"
+    w._abandon()
+    (made / "arrays.next.zarr").mkdir()
+    (made / "arrays.next.zarr" / "half").write_bytes(b"seen")
+    (made / "arrays.zarr" / "box.partial").write_bytes(b"seen")
+    last, seen = store.open(made).record(SECRET).start, {}
+    for name in ("remove", "remove_tree"):
+        real = getattr(store.durable, name)
+
+        def look(path, real=real):
+            for file in (path, *path.rglob("*")):
+                if file.is_file():
+                    seen[str(file.relative_to(made))] = any(file.read_bytes())
+            real(path)
+
+        monkeypatch.setattr(store.durable, name, look)
+    forget(made, [SECRET])
+    for file in (
+        f"arrays.old.zarr/box/c/{old // 8}/0",
+        f"arrays.old.zarr/box/c/{last // 8}/0",
+        str(beyond.relative_to(made)),
+        "arrays.next.zarr/half",
+        "arrays.zarr/box.partial",
+    ):
+        assert seen[file] is False, file
+    assert traces(made) == []
+
+
+def test_damage_of_another_clip_says_how_to_go_on(made):
+    shard = made / "arrays.zarr" / "box" / "c" / str(store.open(made).record("a.mp4").start // 8)
+    (shard / "0").unlink()
+    forgettable = dict(store.open(made).index()[["clip", "start"]].values)
+    assert forgettable[SECRET] // 8 != forgettable["a.mp4"] // 8
+    with pytest.raises(StoreDamagedError, match="is missing") as caught:
+        forget(made, [SECRET])
+    assert f"verify --repair {made}" in caught.value.hint
+    repair(made)
+    forget(made, [SECRET])
+    assert traces(made) == []
 
 
 def test_unknown_clips_change_nothing(made):

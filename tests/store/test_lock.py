@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -96,3 +97,30 @@ def test_a_second_writer_in_the_same_process_is_refused(tmp_path):
 def test_a_holder_on_another_machine_counts_as_alive():
     assert Holder("elsewhere.example", 1, "").alive()
     assert Holder(socket.gethostname(), os.getpid(), "").alive()
+
+
+@pytest.mark.parametrize(
+    "said", [Holder("elsewhere.example", 1, "then"), Holder(socket.gethostname(), os.getpid(), "")]
+)
+def test_what_a_dead_writer_left_is_no_writer(tmp_path, said):
+    """One on another machine, and one whose number another process has by now."""
+    path, rows = tmp_path / "a.store", clips.rows(3)
+    with store.Writer(path, clips.PROVENANCE) as w:
+        w.append(clips.record("a", rows), rows)
+        assert any(str(os.getpid()) in note for note in store.verify(path).notes)
+    (path / "writer.json").write_text(json.dumps(vars(said)))
+    assert store.verify(path).notes == []
+    (path / "writer.lock").unlink()  # a copy without it
+    assert store.verify(path).notes == []
+
+
+def test_asking_who_writes_keeps_no_writer_out(tmp_path):
+    import fcntl
+
+    store.Writer(tmp_path / "a.store", clips.PROVENANCE).close()
+    with (tmp_path / "a.store" / "writer.lock").open() as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        timer = threading.Timer(0.005, fcntl.flock, [file.fileno(), fcntl.LOCK_UN])
+        timer.start()
+        store.Writer(tmp_path / "a.store", clips.PROVENANCE).close()
+        timer.join()

@@ -1,3 +1,4 @@
+import shutil
 import sqlite3
 
 import numpy as np
@@ -7,12 +8,17 @@ import zarr
 import store
 from stages.extract.inputs import Source
 from stages.extract.run import ExtractOptions, _plan
+from store.errors import StoreDamagedError
 from store.repair import repair
 from tests.store import store_clips as clips
 from tests.store.store_faults import Faults, Killed
 from tests.store.test_verify import INDEX, PLANTED, path, shard, sound, sql  # noqa: F401
 
-FATAL = {"UPDATE meta SET value = '4' WHERE key = 'generation'"}
+FATAL = {
+    "UPDATE meta SET value = '4' WHERE key = 'generation'": "expected arrays of generation 4",
+    "UPDATE session SET provenance = '{'": "session 1, provenance",
+    "UPDATE session SET provenance = '[]'": "session 1, provenance",
+}
 
 
 def check(path, damaged, before):  # noqa: F811
@@ -44,13 +50,17 @@ def test_after_any_damage_of_the_index_the_store_is_sound_or_refused(path, state
     before = dict(store.digest(path))
     sql(path, statement)
     if statement in FATAL:
-        with pytest.raises(store.StoreFormatError, match="expected arrays of generation 4"):
+        with pytest.raises(store.StoreFormatError, match=FATAL[statement]):
             repair(path)
         return
     report = repair(path)
+    assert report.changed
     named = {"1"} if "clip = '1'" in statement and "DELETE" not in statement else set()
     if "../1" in statement:
         assert list(report.dropped) == ["../1"]
+        named, before = set(), {k: v for k, v in before.items() if k != "1"}
+    if "x'31'" in statement:
+        assert list(report.dropped) == ["b'1'"]
         named, before = set(), {k: v for k, v in before.items() if k != "1"}
     if "DELETE" in statement:
         before.pop("1")
@@ -67,6 +77,22 @@ def test_unreadable_shards_and_short_arrays(path):  # noqa: F811
     assert set(report.clips) == {"1", "empty"}
     assert "missing" in report.clips["1"]
     check(path, ["1", "empty"], before)
+
+
+def test_appending_behind_a_missing_shard_is_refused_until_it_is_repaired(path):  # noqa: F811
+    before = dict(store.digest(path))
+    shard(path, number=2).unlink()  # rows 16 to 23, and room for another
+    new = clips.rows(3, seed=30)
+    w = store.Writer(path, clips.PROVENANCE)
+    w.append(clips.record("new", new), new)
+    with pytest.raises(StoreDamagedError, match="rows 16 to 23, which.*got 0") as caught:
+        w.close()
+    assert "--repair" in caught.value.hint
+    assert set(repair(path).clips) == {"2", "empty"}
+    with store.Writer(path, clips.PROVENANCE):
+        pass
+    assert clips.same(store.open(path).clip("new"), clips.stored(new))
+    check(path, ["2", "empty"], {**before, "new": dict(store.digest(path))["new"]})
 
 
 def test_uncommitted_rows_are_cut(path):  # noqa: F811
@@ -116,10 +142,12 @@ def test_the_next_extraction_takes_the_clip_up(path, tmp_path):  # noqa: F811
     assert [source.clip for source in plan().todo] == ["1"]
 
 
-def test_a_kill_leaves_it_damaged_or_repaired(path, tmp_path, monkeypatch):  # noqa: F811
-    import shutil
-
-    zarr.open(path / "arrays.zarr", mode="r+")["embedding"][7] = 0.25
+@pytest.mark.parametrize("damage", ["rows", "record"])
+def test_a_kill_leaves_it_damaged_or_repaired(path, tmp_path, monkeypatch, damage):  # noqa: F811
+    if damage == "rows":
+        zarr.open(path / "arrays.zarr", mode="r+")["embedding"][7] = 0.25
+    else:
+        sql(path, "UPDATE clip SET status = 'odd' WHERE clip = '1'")
     monkeypatch.setattr("os.fsync", lambda fd: None)
     faults, stopped = Faults(monkeypatch), 0
     for at in range(1000):
@@ -135,6 +163,8 @@ def test_a_kill_leaves_it_damaged_or_repaired(path, tmp_path, monkeypatch):  # n
             assert {p.split("'")[1] for p in store.verify(copy).problems} <= {"1"}
             repair(copy)
             assert store.verify(copy).ok
+            record = store.open(copy).record("1")  # neither lost nor taken for sound
+            assert (record.status, record.start) == (store.Status.FAILED, None)
             continue
         break
     assert stopped > 10

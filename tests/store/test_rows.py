@@ -53,7 +53,7 @@ def test_hash_is_the_one_that_format_md_describes():
 def test_pack_and_unpack_are_inverse(block, dtype):
     made, specs = clips.rows(7), array_specs(dtype)
     stored = prepare(clips.record("a", made), made, dtype)
-    parts = [unpack(n, data, specs) for n, data in pack(stored, specs, block)]
+    parts = [unpack(n, b"".join(data), specs) for n, data in pack(stored, specs, block)]
     assert all(len(p["valid"]) <= block for p in parts)
     assert clips.same({k: np.concatenate([p[k] for p in parts]) for k in stored}, stored)
 

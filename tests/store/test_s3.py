@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 import store
 from pipeline.cli import app
 from stages.fit.loader import ClipLoader
-from stages.fit.spans import clip_spans
+from stages.fit.spans import span_table
 from store.care import compact, forget, size
 from store.merge import merge
 from store.repair import repair
@@ -172,7 +172,7 @@ def test_several_as_one_some_of_them_local(s3, url, local, tmp_path):
 def test_the_loader_reads_it(url, local):
     def loaded(place):
         source = store.open(place)
-        loader = ClipLoader(source, list(clip_spans(source).values()), block_rows=16)
+        loader = ClipLoader(source, span_table(source), block_rows=16)
         return {clip.clip: clip.appearance for clip in loader.iter_clips()}
 
     far, near = loaded(url), loaded(local)

@@ -7,8 +7,9 @@ import zarr
 from store import shards
 from store.arrays import WRITE_ALL, Arrays
 from store.durable import DurableStore
+from store.errors import StoreDamagedError
 from store.layout import Layout
-from store.strict import StrictStore
+from store.strict import MissingChunkError, StrictStore
 
 LAYOUT = Layout(chunk_rows=4, shard_rows=16)
 WRITES = [(0, 7), (7, 20), (20, 32), (32, 33), (30, 41), (5, 6)]  # each from row to row
@@ -89,12 +90,19 @@ def test_rows_are_never_put_beside_damaged_ones(made):
     assert file.read_bytes() == data
 
 
-def test_a_chunk_that_was_never_written_is_left_to_zarr(made):
+def test_a_chunk_that_is_missing_is_no_fill_values(made):
     made.resize(16)
     made.write(0, {"score": np.ones(8, np.float32)})
     made.resize(12)
     array = open_array(made.path, "score")
-    assert np.array_equal(shards.read(array, 0, 12), array[0:12], equal_nan=True)
+    assert (shards.read(array, 0, 8) == 1).all()
+    with pytest.raises(MissingChunkError, match="score/c/0 lacks rows 8 to 12"):
+        shards.read(array, 0, 12)
+    made.resize(16)
+    before = (made.path / "score" / "c" / "0").read_bytes()
+    with pytest.raises(StoreDamagedError, match="rows 0 to 14.* in 4 chunks, got 2"):
+        made.write(14, {"score": np.ones(2, np.float32)})
+    assert (made.path / "score" / "c" / "0").read_bytes() == before
 
 
 def test_an_array_of_another_layout_is_left_to_zarr(tmp_path):

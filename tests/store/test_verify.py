@@ -8,6 +8,7 @@ import pytest
 import zarr
 
 import store
+from store.repair import repair
 from tests.store import store_clips as clips
 
 
@@ -97,9 +98,68 @@ INDEX = [
     ("UPDATE clip SET session = 7 WHERE clip = '1'", "clip '1'.*session 7 is not in the index"),
     ("UPDATE clip SET clip = '../1' WHERE clip = '1'", r"'\.\./1' holds the path component"),
     ("UPDATE clip SET rows_sha256 = '' WHERE clip = '1'", "clip '1'.*hash of its rows"),
+    ("UPDATE clip SET frames = 'x' WHERE clip = '1'", "clip '1', frames: expected an integer of"),
+    ("UPDATE clip SET frames = -3 WHERE clip = '1'", "clip '1', frames: .* 0 or more, got -3"),
+    ("UPDATE clip SET frames = 0 WHERE clip = '1'", "clip '1', valid_frames: .* from 0 to frames"),
+    ("UPDATE clip SET frames = 1 << 40 WHERE clip = '1'", "clip '1'.*lie outside the 23 committed"),
+    ("UPDATE clip SET start = 'x' WHERE clip = '1'", "clip '1', start: expected .*, got 'x'"),
+    ("UPDATE clip SET start = -4 WHERE clip = '1'", "clip '1', start: expected .*, got -4"),
+    ("UPDATE clip SET start = 6.5 WHERE clip = '1'", r"clip '1', start: expected .*, got 6\.5"),
+    ("UPDATE clip SET start = NULL WHERE clip = '1'", "clip '1'.*status ok with first row None"),
+    ("UPDATE clip SET details = 'null' WHERE clip = '1'", "clip '1', details: expected a JSON obj"),
+    ("UPDATE clip SET details = '[1]' WHERE clip = '1'", "clip '1', details: expected a JSON obj"),
+    ("UPDATE clip SET details = x'00' WHERE clip = '1'", "clip '1', details: expected text"),
+    ("UPDATE clip SET status = x'00' WHERE clip = '1'", "clip '1', status: expected text"),
+    ("UPDATE clip SET clip = x'31' WHERE clip = '1'", "clip b'1', clip: expected text"),
+    ("UPDATE clip SET width = 'wide' WHERE clip = '1'", "clip '1', width: expected an integer"),
+    ("UPDATE clip SET fps = 'x' WHERE clip = '1'", "clip '1', fps: expected a number, got 'x'"),
+    ("UPDATE clip SET track = -1 WHERE clip = '1'", "clip '1', track: .* 0 or more, got -1"),
+    ("UPDATE clip SET track = 'x' WHERE clip = '1'", "clip '1', track: .* 0 or more, got 'x'"),
+    ("UPDATE clip SET mtime_ns = 'q' WHERE clip = '1'", "clip '1', mtime_ns: expected an integer"),
+    ("UPDATE meta SET value = '-4' WHERE key = 'unowned'", "got 23 owned by clips and -4 left"),
+    ("UPDATE meta SET value = '4' WHERE key = 'unowned'", "got 23 owned by clips and 4 left"),
+    ("UPDATE session SET provenance = '{'", "session 1, provenance: expected a JSON object"),
+    ("UPDATE session SET provenance = '[]'", "session 1, provenance: expected a JSON object"),
     ("UPDATE meta SET value = '30' WHERE key = 'rows'", "embedding: expected 30 rows, got 23"),
     ("UPDATE meta SET value = '4' WHERE key = 'generation'", r"arrays\.zarr is missing or not"),
 ]
+
+
+META = [
+    ("UPDATE meta SET value = 'x' WHERE key = 'rows'", r"meta\.rows: expected .*, got 'x'"),
+    ("UPDATE meta SET value = '-1' WHERE key = 'rows'", r"meta\.rows: expected .* 0 or more"),
+    ("DELETE FROM meta WHERE key = 'rows'", r"meta\.rows is missing"),
+    ("DELETE FROM meta WHERE key = 'unowned'", r"meta\.unowned is missing"),
+    ("UPDATE meta SET value = 'x' WHERE key = 'generation'", r"meta\.generation: expected"),
+    ("INSERT INTO meta VALUES ('next_generation', '1')", r"meta\.next_rows is missing"),
+    ("INSERT INTO meta VALUES ('crop_size', '0')", r"meta\.crop_size: expected .* 1 or more"),
+]
+
+
+@pytest.mark.parametrize(("statement", "text"), META)
+def test_a_damaged_meta_is_refused_in_one_line_by_all(path, statement, text):
+    sql(path, statement)
+    for act in (store.verify, store.open, repair, lambda p: store.Writer(p, clips.PROVENANCE)):
+        with pytest.raises(store.StoreFormatError, match=text) as caught:
+            act(path)
+        assert str(caught.value).startswith(f"{path}: index.sqlite: ")
+
+
+def test_a_record_of_the_journal_that_is_damaged_is_found(path):
+    rows = clips.rows(3)
+    w = store.Writer(path, clips.PROVENANCE, layout=clips.TINY)
+    w.append(clips.record("9", rows), rows)  # reaches row 24: a flush
+    w.append(clips.record("new", rows), rows)
+    w._abandon()
+    assert store.verify(path).ok
+    sql(path, "UPDATE pending SET record = '[]'")
+    assert any_match(store.verify(path).problems, "clip 'new'.*journal.*record of 0 values")
+    sql(path, "UPDATE pending SET record = 'x'")
+    assert any_match(store.verify(path).problems, "clip 'new'.*journal.*Expecting value")
+    with pytest.raises(store.StoreFormatError, match="journal"):
+        store.Writer(path, clips.PROVENANCE).close()
+    assert list(repair(path).clips) == ["new"]
+    assert store.verify(path).ok
 
 
 @pytest.mark.parametrize(("statement", "text"), INDEX, ids=lambda v: str(v)[12:30])

@@ -123,6 +123,27 @@ def test_replace_keeps_the_old_rows_until_the_new_are_committed(tmp_path):
     assert store.verify(tmp_path / "a.store").notes == []
 
 
+def test_what_is_flushed_is_what_was_appended_last(tmp_path):
+    """Rows that wait are in memory too: not the caller's arrays, and none that are out of date."""
+    one, two, three = clips.rows(3, 1), clips.rows(4, 2), clips.rows(5, 3)
+    expected = {
+        name: {k: v.copy() for k, v in clips.stored(given).items()}
+        for name, given in (("a", two), ("b", three), ("c", one))
+    }
+    with writer(tmp_path / "a.store") as w:
+        w.append(clips.record("a", one), one)
+        w.append(clips.record("a", two), two, replace=True)
+        w.append(clips.record("b", two), two)
+        w.remove("b")
+        w.append(clips.record("b", three), three)
+        w.append(clips.record("c", one), one)
+        for values in (v for rows in (one, two, three) for v in rows.as_dict().values()):
+            values[:] = 0
+    s = store.open(tmp_path / "a.store")
+    assert all(clips.same(s.clip(name), rows) for name, rows in expected.items())
+    assert store.verify(s.path).ok
+
+
 def test_remove_takes_all_tracks_and_their_rows(tmp_path):
     rows = clips.rows(3)
     path = tmp_path / "a.store"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,16 @@ from stages.fit.dynamics.config import MdrConfig
 from stages.fit.dynamics.generator import Generator
 from stages.fit.dynamics.training import frame_features
 from stages.fit.loader import Budget, ClipLoader
-from stages.fit.spans import ClipSpan, FeatureStore, arrays_of, check_arrays, clip_spans
+from stages.fit.spans import ClipSpan, FeatureStore, arrays_of, check_arrays, span_table
 from store.companion import ABOUT, Companion, CompanionError, open_companion, write_companion
 
 KIND = "mdr"
 WEIGHTS = "generator.safetensors"
 
 
-def clip_loader(source: FeatureStore, spans: list[ClipSpan], config: MdrConfig) -> ClipLoader:
+def clip_loader(
+    source: FeatureStore, spans: Sequence[ClipSpan], config: MdrConfig
+) -> ClipLoader:
     """Return the loader of the features that a generator reads.
 
     Raises
@@ -60,7 +62,7 @@ def write_features(
     """
     width = generator.psi.matrix.shape[1]
     columns = [f"T{window}_{k}" for window in generator.windows for k in range(width)]
-    clips = clip_loader(source, list(clip_spans(source).values()), config)
+    clips = clip_loader(source, span_table(source), config)
     settings = config.model_dump(mode="json", exclude={"out", "budget"})
     channels = generator.psi.matrix.shape[0]
     pack = dict(source.provenance).get("pack", {})

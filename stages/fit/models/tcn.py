@@ -2,8 +2,8 @@
 
 Source of the architecture: Bai, Kolter and Koltun, "An Empirical Evaluation of Generic
 Convolutional and Recurrent Networks for Sequence Modeling", arXiv 1803.01271 (the authors' code is
-the repository locuslab/TCN). Ours: the mask before every convolution, the centred variant, and how
-it is computed.
+the repository locuslab/TCN). Ours: the mask before every convolution, the centred variant, initial
+weights after Kaiming, where theirs are normal with a deviation of 0.01, and how it is computed.
 """
 
 from __future__ import annotations
