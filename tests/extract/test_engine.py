@@ -181,6 +181,7 @@ def test_batches_of_other_sizes_give_the_same_bits(
 
     for module in (detector, faces, landmarks):
         monkeypatch.setattr(module, "in_batches", in_those)
+    monkeypatch.setattr(nets.recognition, "_batches", sizes)
     _, rows = extract(path, nets)
     assert seen == set(sizes)
     same(rows, expected)
