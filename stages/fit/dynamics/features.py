@@ -26,9 +26,7 @@ KIND = "mdr"
 WEIGHTS = "generator.safetensors"
 
 
-def clip_loader(
-    source: FeatureStore, spans: Sequence[ClipSpan], config: MdrConfig
-) -> ClipLoader:
+def clip_loader(source: FeatureStore, spans: Sequence[ClipSpan], config: MdrConfig) -> ClipLoader:
     """Return the loader of the features that a generator reads.
 
     Raises
