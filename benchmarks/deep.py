@@ -32,10 +32,11 @@ import numpy.typing as npt
 import pandas as pd
 from machine import machine, portraits_parser, tell
 from scut import SUBSETS, VERSIONS, FloatArray, attribute_rater, extracted, read, row
-from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from sklearn.model_selection import KFold
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
@@ -68,6 +69,11 @@ MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
 CLASSIFIERS = {
     "logistic": lambda: LogisticRegression(class_weight="balanced", max_iter=500),
     "rbf svm": lambda: SVC(class_weight="balanced"),
+    "sharp rbf svm": lambda: SVC(C=10, gamma=1, class_weight="balanced"),
+    "5 neighbours": lambda: KNeighborsClassifier(5),
+    "forest": lambda: RandomForestClassifier(
+        100, min_samples_leaf=3, class_weight="balanced", random_state=0
+    ),
     "boosting": lambda: HistGradientBoostingClassifier(class_weight="balanced", random_state=0),
 }
 
@@ -99,11 +105,12 @@ def measure(given: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     """Run everything; return the figures."""
     images, path = given.data / "images", given.store or scratch / "scut.store"
     source = extracted(images, path, given.workers)
-    for options in LAYERS:
+    asked = {stream for name, (_, stream, _) in MODELS.items() if name in (given.only or MODELS)}
+    for options in LAYERS if DEEP in asked else ():
         begin = time.perf_counter()
         made = add_layer(path, [images], options, workers=given.workers)
         print(f"{made.name}: {made.new} new rows in {time.perf_counter() - begin:.0f} s")
-    clips = {stream: read(source, stream) for stream in (PLAIN, DEEP)}
+    clips = {stream: read(source, stream) for stream in {PLAIN, *asked}}
     labels = pd.read_csv(given.data / "labels.csv")
     labels["stem"] = labels["clip"].map(lambda clip: Path(clip).stem)
     table = labels[labels["stem"].isin(clips[PLAIN])].reset_index(drop=True)

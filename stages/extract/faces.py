@@ -80,18 +80,21 @@ class RecognitionNet:
         Input (n, 3, 112, 112) RGB; outputs ``embedding`` (n, 512), then ``appearance`` (n, 512).
     feed : Feed
         What its input looks like.
+    batches : sequence of int
+        Sizes of batches, the largest first.
     """
 
-    def __init__(self, session: Any, feed: Feed) -> None:
-        self._session, self._feed = session, feed
+    def __init__(self, session: Any, feed: Feed, batches: Sequence[int] = BATCHES) -> None:
+        self._session, self._feed, self._batches = session, feed, batches
         self._input = session.get_inputs()[0].name
 
     def __call__(self, crops: Sequence[Image]) -> tuple[F32, F32]:
         """Return embedding and appearance, (n, 512) float32 each, of crops (112, 112, 3) BGR."""
         # A batch's input at a time: 150 kB a face, of a whole clip more than everything else.
+        size = self._batches[0]
         parts = [
-            in_batches(self._run, self._feed.blob(crops[start : start + BATCHES[0]]))
-            for start in range(0, len(crops), BATCHES[0])
+            in_batches(self._run, self._feed.blob(crops[start : start + size]), self._batches)
+            for start in range(0, len(crops), size)
         ]
         embedding, appearance = (np.concatenate(column) for column in zip(*parts, strict=True))
         return embedding, appearance

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stages.extract import graphs
+from stages.extract.batches import BATCHES, CPU_BATCHES
 from stages.extract.detector import Detector
 from stages.extract.device import Device, Precision
 from stages.extract.faces import RecognitionNet
@@ -73,7 +74,7 @@ def open_recognition(
     """
     model, feed = prepared(with_appearance(graphs.load(pack.recognition)), 127.5, device)
     session = open_session(model, device, threads, precision, flush_denormals)
-    return RecognitionNet(session, feed)
+    return RecognitionNet(session, feed, CPU_BATCHES if device.on_cpu else BATCHES)
 
 
 def prepared(model: Any, std: float, device: Device) -> tuple[bytes, Feed]:

@@ -1,4 +1,4 @@
-"""Blind features: a few numbers a clip that keep the score and do not tell a named attribute.
+"""Blind features: numbers of a clip that keep the score and do not tell a named attribute.
 
 Source: "Emotional-blinded representations" (paper 12 of papers.md, arXiv 2009.08704; its abstract
 alone was read), whose case study is attractiveness: learned vectors from which expression cannot be
@@ -51,7 +51,9 @@ class BlindRegressor(PooledModel):
     attribute : str
         Column of the labels; ``gender`` if left out.
     dims : int
-        Features. More keep more of the score, and more for a classifier to find.
+        Features. More keep a little more of the score (PC .876 with one, .877 with two on 1,650
+        portraits) and leave more for a classifier to find: only along one axis do the classes'
+        distributions become equal exactly.
     """
 
     options = ("attribute", "dims")
@@ -60,7 +62,7 @@ class BlindRegressor(PooledModel):
         super().__init__(name, seed)
         refuse_unknown(name, options, self.options)
         self.attribute = str(options.get("attribute", "gender"))
-        self._dims = int(number(name, "dims", options.get("dims", 4), 1, 512))
+        self._dims = int(number(name, "dims", options.get("dims", 1), 1, 512))
         self._arrays: Arrays = {}
         self._first: Plain = Linear(np.zeros(0), np.zeros(1))  # within the classes
         self._value: Plain = self._first  # of the blind features

@@ -181,6 +181,7 @@ def test_batches_of_other_sizes_give_the_same_bits(
 
     for module in (detector, faces, landmarks):
         monkeypatch.setattr(module, "in_batches", in_those)
+    monkeypatch.setattr(nets.recognition, "_batches", sizes)
     _, rows = extract(path, nets)
     assert seen == set(sizes)
     same(rows, expected)
@@ -297,6 +298,7 @@ def test_warming_up_meets_every_batch_size(nets: Nets, monkeypatch: pytest.Monke
 
     for module in (detector, faces, landmarks):
         monkeypatch.setattr(module, "in_batches", watched)
+    monkeypatch.setattr(nets.recognition, "_batches", batches.BATCHES)  # as on a GPU
     Engine(nets, Recipe()).warm_up()
     assert len(met) >= 3
     assert all(sizes == set(batches.BATCHES) for sizes in met.values())
