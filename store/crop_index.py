@@ -178,8 +178,8 @@ def _read(row: tuple[Any, ...]) -> CropRecord | BadRecord:
     try:
         numbers = tuple(json.loads(frames))
     except (TypeError, ValueError):
-        numbers = ()
-    if not numbers or len(numbers) != crops or {*map(type, numbers)} != {int}:
+        numbers = (None,)
+    if len(numbers) != crops or not {*map(type, numbers)} <= {int}:
         return BadRecord(clip, f"crop: expected a JSON array of {crops} integers, got {frames!r}")
     if not isinstance(start, int) or start < 0:
         return BadRecord(clip, f"crop: expected a first row of 0 or more, got {start!r}")

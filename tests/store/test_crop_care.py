@@ -65,6 +65,16 @@ def damage(path):
             "crop: expected ascending valid frames",
         ),
         (
+            lambda path: alter(path, "UPDATE crop SET frames = '{' WHERE clip = 'c'"),
+            "c",
+            "crop: expected a JSON array of",
+        ),
+        (
+            lambda path: alter(path, "UPDATE crop SET start = 'x' WHERE clip = 'c'"),
+            "c",
+            "crop: expected a first row of 0 or more, got 'x'",
+        ),
+        (
             lambda path: alter(path, "INSERT INTO crop VALUES ('ghost', 0, 9, 0, '[]', '')"),
             "ghost",
             "crop: belongs to no clip with rows",

@@ -11,7 +11,7 @@ import pytest
 
 import store
 from store import crop_index
-from store.index import _SCHEMA
+from store.index_schema import SCHEMA
 from store.records import COLUMNS
 from tests.store import store_clips as clips
 
@@ -77,7 +77,7 @@ def test_the_page_names_every_array_table_and_column():
         tail = "".join(f", {d}" for d in spec.tail)
         assert f"| `{spec.name}` | (N{tail or ','}) |" in FORMAT
     assert "`crop`, (M, S, S, 3) uint8" in FORMAT
-    for table in re.findall(r"CREATE TABLE (\w+)", "".join([_SCHEMA, *crop_index.SCHEMA])):
+    for table in re.findall(r"CREATE TABLE (\w+)", "".join([SCHEMA, *crop_index.SCHEMA])):
         assert f"**`{table}`**" in FORMAT
     section = FORMAT.split("**`clip`**")[1].split("Row ranges")[0]
     first_column = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
@@ -85,7 +85,7 @@ def test_the_page_names_every_array_table_and_column():
 
 
 def test_columns_stand_in_the_order_in_which_the_journal_writes_them(tmp_path):
-    table = _SCHEMA.split("CREATE TABLE clip (")[1].split("PRIMARY KEY")[0]
+    table = SCHEMA.split("CREATE TABLE clip (")[1].split("PRIMARY KEY")[0]
     assert tuple(re.findall(r"(\w+) (?:TEXT|INTEGER|REAL)", table)) == COLUMNS
     with store.Writer(tmp_path / "a.store", clips.PROVENANCE) as w:
         rows = clips.rows(2)
