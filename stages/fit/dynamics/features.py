@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ KIND = "mdr"
 WEIGHTS = "generator.safetensors"
 
 
-def clip_loader(source: FeatureStore, spans: list[ClipSpan], config: MdrConfig) -> ClipLoader:
+def clip_loader(source: FeatureStore, spans: Sequence[ClipSpan], config: MdrConfig) -> ClipLoader:
     """Return the loader of the features that a generator reads.
 
     Raises
