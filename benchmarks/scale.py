@@ -1,10 +1,11 @@
 """One measurement on a store of many clips, in a process of its own for the sake of its memory.
 
-    python benchmarks/scale.py make|open|resume|block FOLDER [--clips 1000000]
+    python benchmarks/scale.py make|open|parts|resume|block FOLDER [--clips 1000000]
 
 ``make`` builds FOLDER/x.store, whose index is whole and whose arrays have their full length; only
-the shards that ``block`` reads are written, from the rows of --rows. ``resume`` lists empty files
-in FOLDER/videos against it. Each prints one line of JSON; benchmarks/storage.py collects them.
+the shards that ``block`` reads are written, from the rows of --rows. ``parts`` opens two stores as
+one that hold about half of the clips each. ``resume`` lists empty files in FOLDER/videos against
+x.store. Each prints one line of JSON; benchmarks/storage.py collects them.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from store.schema import ClipRecord, Status
 
 PROVENANCE = {"pack": {"name": "lite", "fingerprint": "0" * 64}, "recipe": {"every": 5}}
 BATCH = 16
+PARTS = 2
 
 
 def clip_id(i: int) -> str:
@@ -62,6 +64,30 @@ def make(folder: Path, clips: int, rows: Path) -> None:
         for name, values in real.items():
             arrays.write(first, {name: np.resize(values, (n, *values.shape[1:]))})
     arrays.sync()
+    for part in range(PARTS):
+        _make_part(folder, part, int(start[-1]))
+
+
+def _make_part(folder: Path, part: int, rows: int) -> None:
+    """Build one of the stores that ``parts`` opens; its clips keep their rows."""
+    path = _part(folder, part)
+    store.Writer(path, PROVENANCE).close()
+    index = Index(path / "index.sqlite", writable=True)
+    index.connection.execute("ATTACH ? AS whole", (str(folder / "x.store" / "index.sqlite"),))
+    with index.transaction():
+        index.connection.execute("INSERT INTO session SELECT * FROM whole.session")
+        index.connection.execute(
+            "INSERT INTO clip SELECT * FROM whole.clip WHERE start % ? = ?", (PARTS, part)
+        )
+        index.set_meta(rows=rows)
+    index.close()
+    arrays = Arrays(Paths(path).arrays, "float16", writable=True)
+    arrays.resize(rows)
+    arrays.sync()
+
+
+def _part(folder: Path, part: int) -> Path:
+    return folder / f"part{part}.store"
 
 
 def _records(videos: Path, frames: Any, start: Any) -> Iterator[list[Any]]:
@@ -118,6 +144,12 @@ def open_(folder: Path) -> dict[str, Any]:
     return {"rows": s.n_rows, "clips": len(s)}
 
 
+def parts(folder: Path) -> dict[str, Any]:
+    """Open several stores as one, and ask the same."""
+    s = store.open([_part(folder, part) for part in range(PARTS)])
+    return {"rows": s.n_rows, "clips": len(s)}
+
+
 def resume(folder: Path) -> dict[str, Any]:
     """List what is new among the files: nothing is."""
     from stages.extract.run import ExtractOptions, plan
@@ -143,10 +175,13 @@ def _peak_kib() -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
+MEASURED = {"open": open_, "parts": parts, "resume": resume, "block": block}
+
+
 def main() -> None:
     """Do one thing and tell its cost."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("what", choices=["make", "open", "resume", "block"])
+    parser.add_argument("what", choices=["make", *MEASURED])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--clips", type=int, default=1_000_000)
     parser.add_argument("--rows", type=Path)
@@ -161,7 +196,7 @@ def main() -> None:
 
         import stages.fit.loader  # noqa: F401
     begin, cpu = time.perf_counter(), time.process_time()
-    told = {"open": open_, "resume": resume, "block": block}[given.what](given.folder)
+    told = MEASURED[given.what](given.folder)
     told |= {
         "seconds": round(time.perf_counter() - begin, 4),
         "cpu_seconds": round(time.process_time() - cpu, 4),

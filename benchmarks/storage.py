@@ -1,9 +1,9 @@
 """What the store costs, against one file a clip as people do today and against the disk itself.
 
 Real features repeated, all ways in turn within each repeat, medians: rows/s and bytes a row of
-writing all arrays; ms to read two arrays of a random clip; seconds of a shuffled epoch, which the
-loader also turns into batches (benchmarks/load.py compares like with like). Then the table of
-benchmarks/scale.py for stores of more and more clips. Ends with one line of JSON; leaves with 1
+writing all arrays; ms to read two arrays of a random clip; seconds of a shuffled epoch, clip by
+clip (of batches, and of the loader, see benchmarks/load.py). Then the table of benchmarks/scale.py
+for stores of more and more clips. Ends with one line of JSON; leaves with 1
 where it falls short of the floors below.
 
     python benchmarks/storage.py [STORE] [--clips 440] [--sizes 1000 30000 1000000] [--out FILE]
@@ -31,8 +31,6 @@ from machine import real_clips as demo_clips
 
 import store as features
 from stages.extract.run import ExtractOptions, extract
-from stages.fit.loader import ClipLoader
-from stages.fit.spans import span_table
 from store.schema import ClipRecord, ClipRows, Status, array_specs
 
 PROVENANCE = {"pack": {"name": "lite", "fingerprint": "0" * 64}, "recipe": {"every": 5}}
@@ -44,6 +42,7 @@ CEILINGS = {
     "bytes_a_row": 2500,
     "random_clip_ms": 5.0,
     "open_s": 2.0,
+    "parts_s": 2.0,
     "resume_s": 30.0,
     "block_s": 3.0,
     "peak_rss_mib": 1024,
@@ -157,7 +156,7 @@ def scale(size: int, rows: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="facepipe-bench-") as folder:
         made = [*program, "make", folder, "--clips", str(size), "--rows", str(rows)]
         subprocess.run(made, check=True)
-        for what in ("open", "resume", "block"):
+        for what in ("open", "parts", "resume", "block"):
             done = subprocess.run(
                 [*program, what, folder], check=True, stdout=subprocess.PIPE, text=True
             )
@@ -172,13 +171,6 @@ def timed(do: Callable[..., Any], *args: Any) -> float:
     begin = time.perf_counter()
     do(*args)
     return time.perf_counter() - begin
-
-
-def epoch(path: Path) -> None:
-    """Draw a shuffled epoch through the loader, nothing kept from before."""
-    source = features.open(path)
-    for _ in ClipLoader(source, span_table(source)).batches(16, shuffle=True):
-        pass
 
 
 def main() -> int:
@@ -215,7 +207,6 @@ def main() -> int:
                 each = [timed(read, i, clips[i][0]) for i in order]
                 took[name]["clip"].append(statistics.median(each))
                 took[name]["epoch"].append(sum(each))
-            took["loader"]["epoch"].append(timed(epoch, folder / "ours"))
         table = [scale(n, rows) for n in given.sizes]
     middle = {k: {m: statistics.median(v) for m, v in d.items()} for k, d in took.items()}
     print(f"{'':14s}{'write rows/s':>14s}{'B a row':>10s}{'clip ms':>10s}{'epoch s':>10s}")
@@ -223,7 +214,6 @@ def main() -> int:
         m = middle[name]
         per_s = f"{len(clips) * CLIP_ROWS / m['write']:14.0f}{size[name]:10.0f}"
         print(f"{name:14s}{per_s}{1e3 * m['clip']:10.2f}{m['epoch']:10.2f}")
-    print(f"{'loader':14s}{'':34s}{middle['loader']['epoch']:10.2f}")
     figures = {
         "write_rows_per_s": len(clips) * CLIP_ROWS / middle["ours"]["write"],
         "bytes_a_row": size["ours"],

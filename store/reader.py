@@ -155,6 +155,10 @@ class Store(Listing):
         """
         return self._patiently(lambda: self._find(clip, track))[1]
 
+    def shared_clip(self, other: Store) -> str | None:
+        """Return the first clip that another store holds as well, None if there is none."""
+        return self._patiently(lambda: self._index.shared_clip(other._index.path))
+
     # -- rows ----------------------------------------------------------------------------------
 
     def clip(

@@ -6,6 +6,7 @@ import heapq
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import combinations
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -123,7 +124,7 @@ class Stores(Listing):
         return next((p for store in self.stores if (p := store.provenance)), {})
 
     def __len__(self) -> int:
-        return sum(1 for _ in self.iter_rows(["clip"]))
+        return sum(map(self._count, range(len(self.stores))))
 
     def iter_rows(
         self,
@@ -272,15 +273,21 @@ class Stores(Listing):
                     "Extract both with the same pack and settings, or read them one at a time.",
                 ) from None
 
+    def _count(self, k: int) -> int:
+        """Return how many records of the k-th store are seen."""
+        count = len(self.stores[k])
+        if self.stores[k].n_rows == self._rows[k]:  # nothing is newer
+            return count
+        return sum(1 for _ in self._shifted(k, (), self.stores[k].iter_rows(_KEYS)))
+
     def _check_clips(self) -> None:
-        last, holder = "", -1
-        for clip, k in heapq.merge(*(_named(store, k) for k, store in enumerate(self.stores))):
-            if clip == last and k != holder:
+        for one, other in combinations(self.stores, 2):
+            clip = one.shared_clip(other)
+            if clip is not None:
                 raise ClipExistsError(
-                    f"clip {clip!r} is in two stores: {self.paths[holder]} and {self.paths[k]}",
+                    f"clip {clip!r} is in two stores: {one.path} and {other.path}",
                     "Give each store once; extract parts of a folder with --part I/N.",
                 )
-            last, holder = clip, k
 
     def close(self) -> None:
         """Close this thread's connections; the next call opens them again."""
@@ -300,11 +307,6 @@ class Stores(Listing):
 
     def __str__(self) -> str:
         return ", ".join(map(str, self.paths))
-
-
-def _named(store: Store, k: int) -> Iterator[tuple[str, int]]:
-    for (clip,) in store.iter_rows(["clip"]):
-        yield clip, k
 
 
 def _without_path(message: str, path: Path | str) -> str:

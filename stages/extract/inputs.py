@@ -59,6 +59,8 @@ class Part:
 
     def of(self, sources: Sequence[Source]) -> list[Source]:
         """Return the clips of this part."""
+        if self.n == 1:
+            return list(sources)
         return [source for source in sources if self.holds(source.clip)]
 
     def holds(self, clip: str) -> bool:

@@ -38,21 +38,27 @@ def normalise_landmarks(
     """
     if mode not in get_args(LandmarkMode):
         raise ValueError(f"mode must be one of {get_args(LandmarkMode)}, not {mode!r}")
-    out = np.zeros((len(landmark), 136), np.float32)
-    if not valid.any():
+    if not valid.all():
+        out = np.zeros((len(landmark), 136), np.float32)
+        if valid.any():
+            out[valid] = _normalised(landmark[valid], mode)
         return out
-    points = landmark if valid.all() else landmark[valid]  # (v, 136)
-    if mode == "none":
-        out[valid] = points
-        return out
+    return _normalised(landmark, mode)
+
+
+def _normalised(points: npt.NDArray[np.floating], mode: LandmarkMode) -> npt.NDArray[np.float32]:
+    """Do so with frames that are all valid, (v, 136); return a copy."""
+    if mode == "none" or not len(points):
+        return np.array(points, np.float32, order="C")
     # x + iy: a turn and a scale are one product.
     z = np.array(points, np.float64, order="C").view(np.complex128)  # (v, 68)
     first, second = z[:, FIRST_EYE].mean(axis=1), z[:, SECOND_EYE].mean(axis=1)  # (v,)
     centre, across = (first + second) / 2, second - first  # (v,)
     distance = np.abs(across)  # (v,)
     if mode == "clip":
-        centre, across = (_middle(v.real) + 1j * _middle(v.imag) for v in (centre, across))
-        distance = _middle(distance)
+        middle = _middle(np.stack([centre.real, centre.imag, across.real, across.imag, distance]))
+        centre, across = middle[0] + 1j * middle[1], middle[2] + 1j * middle[3]
+        distance = middle[4]
     z -= centre[:, None]
     squares = z.view(np.float64)  # (v, 136)
     spread = np.sqrt(np.einsum("vi,vi->v", squares, squares) / 68)  # (v,)
@@ -62,12 +68,12 @@ def normalise_landmarks(
     scale = np.where(seen, distance, np.where(spread > 0, spread, 1.0))
     roll = np.where(seen, np.angle(across), 0.0)
     z *= (np.exp(-1j * roll) / scale)[:, None]
-    out[valid] = z.view(np.float64)
-    return out
+    return z.view(np.float64).astype(np.float32)
 
 
 def _middle(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return the median of (v,) finite values, (1,): NumPy's takes ten times as long for a clip."""
-    ordered, v = np.sort(values), len(values)
-    middle: npt.NDArray[np.float64] = (ordered[(v - 1) // 2 :][:1] + ordered[v // 2 :][:1]) / 2
+    """Return medians of finite values, (..., v) -> (..., 1); NumPy's take ten times as long."""
+    ordered, v = np.sort(values), values.shape[-1]
+    middle: npt.NDArray[np.float64]
+    middle = (ordered[..., (v - 1) // 2, None] + ordered[..., v // 2, None]) / 2
     return middle

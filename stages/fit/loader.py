@@ -29,6 +29,7 @@ BLOCK_ROWS = 16_384
 EXTRACTED = ("appearance", "embedding")  # as far as a clip has them, in every valid frame
 HELD_BLOCKS = 8
 BLOCKS_AHEAD = 2
+READERS = 2  # threads
 
 
 class Budget:
@@ -55,11 +56,12 @@ class Budget:
 class ClipLoader:
     """Padded batches of chosen clips of a store.
 
-    Clips are grouped, in row order, into blocks; a block is one Dask computation, done in a thread
-    while the caller works on the blocks before it. Blocks stay in memory while they fit ``budget``
-    and are read again in every epoch beyond it. On top of the budget come the blocks at work, at
-    most HELD_BLOCKS + BLOCKS_AHEAD + 2 of them, about 300 MB with float16 features, however large
-    the store is. What is given, and in which order, depends on neither budget nor timing.
+    Clips are grouped, in row order, into blocks; a block is one Dask computation, done in one of
+    READERS threads while the caller works on the blocks before it. Blocks stay in memory while they
+    fit ``budget`` and are read again in every epoch beyond it. On top of the budget come the blocks
+    at work, at most HELD_BLOCKS + BLOCKS_AHEAD + 2 of them, about 300 MB with float16 features,
+    however large the store is. What is given, and in which order, depends on neither budget nor
+    timing.
 
     Parameters
     ----------
@@ -84,7 +86,7 @@ class ClipLoader:
         512 columns.
     change : callable, optional
         Applied to every clip that is read, for example to put its frames in another order; the same
-        clip must come out the same every time.
+        clip must come out the same every time, in whichever thread.
     attributes : mapping of clip id to words by column, optional
         What else the labels say, for models of several tasks; goes into the batches as it is.
     extra : Companion, optional
@@ -140,7 +142,6 @@ class ClipLoader:
         self._change = change
         self._kept: dict[int, list[ClipData]] = {}
         self._budget = budget or Budget()
-        self._taken = 0
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -150,9 +151,7 @@ class ClipLoader:
         if block in self._kept:
             return self._kept[block]
         clips = self._fetch(self.blocks[block])
-        size = sum(c.nbytes for c in clips)
-        if self._budget.take(size):
-            self._taken += size
+        if self._budget.take(_size(clips)):
             self._kept[block] = clips
         return clips
 
@@ -160,10 +159,14 @@ class ClipLoader:
         """Read the clips of one block from the store."""
         low = spans[0].start
         high = max(s.start + s.frames for s in spans)
-        # In the loader's own thread: more of them beside the model's took up to twice the CPU time
-        # for the same rows, and Zarr fetches the chunks of an array concurrently anyway.
-        read = dask.compute(*(a[low:high] for a in self._arrays), scheduler="synchronous")
-        *parts, landmark, valid, timestamp = read
+        # In the loader's own threads, a block in each: Dask's, which share out a block's pieces,
+        # took up to twice the CPU time for the same rows. As pieces: of an array that is one piece
+        # Dask would return a copy.
+        pieces = [a[low:high].to_delayed().ravel().tolist() for a in self._arrays]
+        (read,) = dask.compute(pieces, scheduler="synchronous")
+        *parts, landmark, valid, timestamp = (
+            found[0] if len(found) == 1 else np.concatenate(found) for found in read
+        )
         features, beyond = parts[: len(self.widths)], parts[len(self.widths) :]
         whole = features[0] if len(features) == 1 else np.concatenate(features, axis=1)
         for name, part in zip(self._names, features, strict=True):
@@ -190,13 +193,12 @@ class ClipLoader:
 
     def release(self) -> None:
         """Forget what is in memory and give its bytes back; reading goes on as before."""
+        self._budget.give_back(sum(map(_size, self._kept.values())))
         self._kept.clear()
-        self._budget.give_back(self._taken)
-        self._taken = 0
 
     def _stream(self, order: Sequence[int]) -> Iterator[list[ClipData]]:
         """Blocks in the order given, the next ones read while the caller works on this one."""
-        ahead = ThreadPoolExecutor(max_workers=1, thread_name_prefix="facepipe-loader")
+        ahead = ThreadPoolExecutor(READERS, thread_name_prefix="facepipe-loader")
         waiting: deque[Future[list[ClipData]]] = deque()
         try:
             for block in order:
@@ -318,6 +320,10 @@ class ClipLoader:
             within[within < 1e-6] = 1.0
             result += [torch.from_numpy(v.astype(np.float32)) for v in (mean, sd, within)]
         return StreamStatistics(*result)
+
+
+def _size(clips: Sequence[ClipData]) -> int:
+    return sum(clip.nbytes for clip in clips)
 
 
 def _taken(held: list[ClipData], places: Sequence[int]) -> list[ClipData]:

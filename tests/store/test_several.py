@@ -159,7 +159,7 @@ def test_what_comes_later_does_not_shift_the_rows(tmp_path: Path) -> None:
     made = rows(30, seed=30)
     with store.Writer(paths[0], PROVENANCE) as writer:
         writer.append(record("day0/late.mp4", made), made)
-    assert list(several.records()) == before
+    assert list(several.records()) == before and len(several) == len(before)
     assert len(several.dask("valid")) == several.n_rows == sum(r.frames for r in before)
     with pytest.raises(ClipNotFoundError):
         several.clip("day0/late.mp4")
