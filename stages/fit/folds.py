@@ -168,8 +168,8 @@ class Leak:
             )
         return (
             f"{LEAK}: {parts} made of {groups} put {self.persons} of the {self.all_persons} "
-            f"persons {known_by} on both sides; {self.share:.0%} of the tested clips show somebody whom "
-            "the model was trained on. The figures may be recognition of persons and their "
+            f"persons {known_by} on both sides; {self.share:.0%} of the tested clips show somebody "
+            "whom the model was trained on. The figures may be recognition of persons and their "
             "intervals too narrow; group auto keeps persons apart."
         )
 
