@@ -33,9 +33,10 @@ NOT_RUN = {
     "pip install '.[cpu]'",
 }
 # The only change to what a reader types: fits are as short as they can be. (And the pack that is
-# installed as lite takes bright squares for faces.)
+# installed as lite takes bright squares for faces, all of which look like one person to it.)
+SHORT = " ".join(f"--set {setting}" for setting in (*QUICK, "group=clip"))
 PIPELINE = f"""#!/bin/sh
-case $1 in fit|evaluate) set -- "$@" {" ".join(f"--set {s}" for s in QUICK)} ;; esac
+case $1 in fit|evaluate) set -- "$@" {SHORT} ;; esac
 exec python -m pipeline "$@"
 """
 PYTHON = f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n'
