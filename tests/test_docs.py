@@ -49,7 +49,7 @@ NOT_RUN_PAGES = {
 PROGRAMS = {".", "cd", "cp", "dask", "head", "make", "mkdir", "mv", "pip", "pipeline", "python",
             "python3", "sudo"}  # fmt: skip
 # The only change to what a reader types: fits are as short and as few as they can be. (And the pack
-# that is installed as lite takes bright squares for faces, all of which look like one person to it.)
+# that is installed as lite takes bright squares for faces, and all of them for one person.)
 _QUICK = " ".join(f"--set {setting}" for setting in (*QUICK, "group=clip"))
 PIPELINE = f"""#!/bin/sh
 case $1 in fit|evaluate) set -- "$@" {_QUICK} ;; esac

@@ -64,7 +64,7 @@ def run_demo(folder: Path, seed: int) -> dict[str, Any]:
         home / "features.store",
         videos / "labels.csv",
         home / "run",
-        [f"seed={seed}", f"split.test={HELD_OUT}"],
+        [f"seed={seed}", f"split.test={HELD_OUT}", "group=person"],  # it knows who is who
         folder,
         overwrite=True,
     )
