@@ -23,6 +23,7 @@ from stages.extract.workers import WorkerSetup, WorkersLostError, run_clips
 from store import ClipRecord, Status
 from tests.testing.clips import moving_square
 from tests.testing.setups import OPENING_S, Grouped, SlowToOpen, visible
+from tests.testing.stuck import stuck
 
 
 @pytest.fixture(scope="module")
@@ -131,8 +132,7 @@ def test_a_clip_that_hangs_holds_up_its_group_for_its_own_limit(
         return real(self, *args, timeout=timeout, **more)
 
     monkeypatch.setattr(pebble.ProcessPool, "schedule", schedule)
-    os.mkfifo(tmp_path / "stuck.mp4")  # a pipe without a writer: reading it never ends
-    group = [*sources[:3], Source("stuck", tmp_path / "stuck.mp4")]
+    group = [*sources[:3], Source("stuck", stuck(tmp_path / "stuck.mp4"))]
     setup = Grouped(str(small_pack), Device.CPU, Recipe())
     records: dict[str, ClipRecord] = {r.clip: r for r, _ in run_clips(group, setup, 1, 3.0)}
     assert "time limit" in records.pop("stuck").message
