@@ -225,7 +225,7 @@ def pipeline_lines() -> list[tuple[str, str]]:
     for page in PAGES:
         text = page.read_text(encoding="utf-8").replace("\\\n", "")
         text = re.sub(
-            r"^( {4})?(python my_model.py|facepipe(?= \w))", r"\1pipeline", text, flags=re.M
+            r"^( {4}facepipe(?= \w)|( {4})?python my_model.py)", r"pipeline", text, flags=re.M
         )
         for line in re.findall(r"^(?: {4})?(?:\$ )?(pipeline .*)$", text, re.MULTILINE):
             found.append((name_of(page), bare(line)))
