@@ -74,7 +74,8 @@ def open_recognition(
     """
     model, feed = prepared(with_appearance(graphs.load(pack.recognition)), 127.5, device)
     session = open_session(model, device, threads, precision, flush_denormals)
-    return RecognitionNet(session, feed, CPU_BATCHES if device.on_cpu else BATCHES)
+    batches = {Device.OPENVINO: (1,), Device.CPU: CPU_BATCHES}.get(device, BATCHES)
+    return RecognitionNet(session, feed, batches)
 
 
 def prepared(model: Any, std: float, device: Device) -> tuple[bytes, Feed]:

@@ -52,8 +52,9 @@ class Port:
 class OpenVinoSession:
     """One net on the CPU, in one thread.
 
-    The same input gives the same bits, whatever else is in its batch (measured on lite's nets in
-    f32 and bf16).
+    Whether the same input gives the same bits whatever else is in its batch depends on the CPU:
+    with AVX-512 it did (lite's nets in f32 and bf16), with AVX2 it did not. Run it a row at a time
+    where that matters; it is as fast.
 
     Parameters
     ----------
