@@ -12,7 +12,7 @@ F32 = npt.NDArray[np.float32]
 # A GPU searches kernels for each new shape, so it should meet few; and little is wasted on padding.
 BATCHES = (16, 4, 1)
 # A CPU takes one row after the other anyway: 16 at once are no faster (lite's recognition net on a
-# core with AVX2: 15.5 to 16 ms a face in batches of 1 to 4, 17.4 of 16) and need 80 MB more.
+# core with AVX2: 15.5 to 16.7 ms a face in batches of 1 to 4, 17.4 of 16) and need 80 MB more.
 CPU_BATCHES = (4, 1)
 
 # By the shape of a row, which tells nets apart: one less than the batch for which the device had no

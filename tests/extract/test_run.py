@@ -20,6 +20,7 @@ from stages.extract.recipe import Recipe, WhichFaces
 from stages.extract.run import Plan, Summary, extract, long_ones_first, plan
 from stages.extract.workers import WorkerSetup, run_clips
 from store import ClipRecord, Status, StoreMismatchError, StoreWriteError
+from tests.testing.children import children
 from tests.testing.clips import moving_square, picture, write_video
 from tests.testing.packs import tiny_pack
 from tests.testing.runs import mixed_videos, options
@@ -229,20 +230,9 @@ def test_a_killed_worker_is_replaced_and_its_clip_tried_again(
     for record, _ in run_clips(sources, setup, 1, 60.0):
         statuses.append(record.status)
         if len(statuses) == 1:
-            (child,) = _children()
+            (child,) = children()
             os.kill(child, signal.SIGKILL)
     assert statuses == [Status.OK] * 10
-
-
-def _children() -> list[int]:
-    """Return the worker processes below this one (spawned Pythons, not resource trackers)."""
-    found = subprocess.run(
-        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(os.getpid())],
-        capture_output=True,
-        text=True,
-    )
-    lines = [line.split(None, 1) for line in found.stdout.splitlines()]
-    return [int(pid) for pid, args in lines if "spawn_main" in args]
 
 
 RUN = """

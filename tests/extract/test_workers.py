@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from stages.extract.packs import PackError
 from stages.extract.recipe import Recipe
 from stages.extract.workers import WorkerSetup, WorkersLostError, run_clips
 from store import ClipRecord, Status
+from tests.testing.children import children
 from tests.testing.clips import moving_square
 from tests.testing.setups import OPENING_S, Grouped, SlowToOpen, visible
 from tests.testing.stuck import stuck
@@ -30,17 +30,6 @@ from tests.testing.stuck import stuck
 def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Source]:
     folder = tmp_path_factory.mktemp("videos")
     return [Source(f"{i}", moving_square(folder / f"{i}.mp4", frames=9 + i)) for i in range(5)]
-
-
-def children() -> list[int]:
-    """Return the worker processes below this one (spawned Pythons, not resource trackers)."""
-    found = subprocess.run(
-        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(os.getpid())],
-        capture_output=True,
-        text=True,
-    )
-    lines = [line.split(None, 1) for line in found.stdout.splitlines()]
-    return [int(pid) for pid, args in lines if "spawn_main" in args]
 
 
 @contextmanager
