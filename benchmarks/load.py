@@ -40,8 +40,9 @@ from stages.fit import models
 from stages.fit.batches import Batch, ClipData, collate, prepare
 from stages.fit.config import TrainConfig
 from stages.fit.loader import Budget, ClipLoader
+from stages.fit.reproducible import reproducible
 from stages.fit.spans import span_table
-from stages.fit.trainer import refit, reproducible
+from stages.fit.trainer import refit
 from store.schema import ClipRecord, ClipRows, Status
 
 VFAP_CLIPS, VFAP_ROWS = 1430, 449_503

@@ -40,8 +40,9 @@ from stages.fit.config import TrainConfig
 from stages.fit.loader import ClipLoader
 from stages.fit.metrics import pearson, spearman
 from stages.fit.pooled import PooledRegressor
+from stages.fit.reproducible import reproducible
 from stages.fit.spans import ClipSpan, clip_spans, span_table
-from stages.fit.trainer import LabelScale, predict, refit, reproducible
+from stages.fit.trainer import LabelScale, predict, refit
 
 FLOORS = {"meanpool": 0.89, "best": 0.915}
 MEANPOOL = "meanpool ridge, appearance+landmarks"

@@ -40,8 +40,8 @@ from stages.fit.config import TrainConfig
 from stages.fit.learner import Learner
 from stages.fit.loader import ClipLoader
 from stages.fit.models.two_stream_tcn import TwoStreamTCN
+from stages.fit.reproducible import reproducible
 from stages.fit.spans import clip_spans
-from stages.fit.trainer import reproducible
 
 BATCHES = 8
 FLOORS = {"rival_over_ours": 1.0}

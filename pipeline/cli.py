@@ -297,12 +297,12 @@ def score(
             progress.started,
             progress.finished,
         )
-    n = scoring.scored(scored.table)
+    n = scoring.scored(scored)
     if json:
         console.emit({"scores": str(out), "run": str(chosen), "clips": len(scored.table),
                       "scored": n, "extraction": scored.summary.to_dict()})  # fmt: skip
         return
-    for line in scoring.without_score(scored.table):
+    for line in scoring.without_score(scored):
         console.warn(f"no score for {line}")
     console.result(f"{n} of {len(scored.table)} clips scored with {chosen}: {out}")
 

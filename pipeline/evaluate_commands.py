@@ -10,6 +10,7 @@ import typer
 
 from pipeline import console
 from pipeline.options import Json
+from store.errors import FacepipeError
 
 if TYPE_CHECKING:  # the command line must come up at once
     from stages.fit.compare import Row
@@ -132,8 +133,20 @@ def evaluate(
 ) -> None:
     """Measure models by repeated grouped K-fold, beside the baselines that any must beat.
 
-    Interrupted, the same command goes on. Example: pipeline evaluate --models 2stcn,meanpool
+    Interrupted, the same command goes on. au, which predicts tracks of frames, stands alone, and
+    --labels names its tracks. Example: pipeline evaluate --models 2stcn,meanpool
     """
+    if "au" in words(models):
+        given = tune or config or explain or per_frame or normalise is not Normalise.NONE
+        _check_au_alone(words(models), bool(given))
+        from pipeline.cli import DEFAULT_STORE
+        from pipeline.frame_fitting import fit_frames
+
+        stores = store or [str(DEFAULT_STORE)]
+        source = stores[0] if len(stores) == 1 else stores
+        chosen = [f"folds={folds}", f"group={group.value}", *(settings or [])]
+        fit_frames("au", source, labels, out, chosen, out.parent, json)
+        return
     from stages.fit.evaluate import evaluate as run
     from stages.fit.spaces import Search
     from stages.fit.tuned import read_best
@@ -184,6 +197,20 @@ def ablate(
     with console.fold_progress() as progress:
         evaluated = run(design, out, settings or [], jobs, console.note, progress)
     _show(evaluated, json)
+
+
+def _check_au_alone(names: tuple[str, ...], more: bool) -> None:
+    """Raise FacepipeError unless `evaluate` was asked for au and nothing that it lacks."""
+    if len(names) > 1:
+        raise FacepipeError(
+            "au predicts tracks of frames, other models a score of clips: no table holds both",
+            "evaluate it alone: --models au --labels TRACKS",
+        )
+    if more:
+        raise FacepipeError(
+            "au takes no --tune, --config, --explain, --per-frame or --normalise",
+            "give its --set alone; `pipeline score --per-frame` writes its tracks of frames",
+        )
 
 
 def words(text: str | None) -> tuple[str, ...]:

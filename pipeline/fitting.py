@@ -19,10 +19,10 @@ from stages.fit.config import FitConfig, apply_overrides
 from stages.fit.frames import csv_writer
 from stages.fit.labels import LabelError
 from stages.fit.metrics import Metrics
+from stages.fit.reproducible import one_thread
 from stages.fit.run import BASELINE, FitResult, raw_metrics
 from stages.fit.run import fit as run_fit
 from stages.fit.tasks_report import COLUMNS, tasks_rows
-from stages.fit.trainer import one_thread
 from stages.fit.tuned import optimism, read_best
 
 

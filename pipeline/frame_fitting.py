@@ -65,7 +65,8 @@ def _mdr(store: Any, labels: Path, target: Path, settings: Sequence[str]) -> Mdr
 
 
 def _au(store: Any, labels: Path, target: Path, settings: Sequence[str]) -> AuResult:
-    from stages.fit.action_units import AuConfig, fit_au
+    from stages.fit.action_units import fit_au
+    from stages.fit.au_inputs import AuConfig
     from stages.fit.config import read_settings
 
     config = read_settings(AuConfig, settings)

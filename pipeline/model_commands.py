@@ -16,11 +16,10 @@ def models(
     from stages.fit import action_units
     from stages.fit import models as registry
     from stages.fit import pooled_models as pooled
-    from stages.fit.dynamics import rank_loss
 
     known = [registry.describe(name) for name in registry.names()]
     known += [pooled.describe(name) for name in pooled.POOLED_MODELS]
-    known += [rank_loss.describe(), action_units.describe()]
+    known.append(action_units.describe())
     if json:
         console.emit({"models": [vars(model) for model in known]})
         return

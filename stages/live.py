@@ -34,8 +34,8 @@ from stages.extract.sessions import resolve_device
 from stages.extract.tags import tag_is_false
 from stages.extract.video import ClipReader, Frame, Image, UnreadableClipError
 from stages.fit.prediction_interval import half_width_of
+from stages.fit.reproducible import one_thread
 from stages.fit.run import Run, load_run
-from stages.fit.trainer import one_thread
 from store.clip_id import check_clip_id
 from store.schema import ClipRecord, ClipRows, Status
 

@@ -16,13 +16,13 @@ from stages.extract.inputs import find_clips
 from stages.extract.layer_run import add_layer, pack_of
 from stages.extract.layers import LayerOptions
 from stages.extract.run import ExtractOptions, Summary, extract
-from stages.fit.frames import ClipFrames, csv_writer
-from stages.fit.run import load_run
+from stages.fit.frame_run import load_scorer
+from stages.fit.frames import FrameTable, csv_writer
 from store.errors import FacepipeError
 from store.schema import ClipRecord, Status
 from store.tables import write_csv
 
-COLUMNS = ["clip", "score", "status", "frames", "valid_frames", "duration_s", "message"]
+ABOUT_CLIP = ["status", "frames", "valid_frames", "duration_s", "message"]
 
 
 class ScoreError(FacepipeError, OSError):
@@ -33,10 +33,11 @@ class ScoreError(FacepipeError, OSError):
 
 @dataclass(frozen=True)
 class ScoreResult:
-    """Where the scores are, the table itself, and what the extraction did."""
+    """Where the scores are, the table itself, what it tells of a clip, and the extraction."""
 
     out: Path
     table: pd.DataFrame
+    columns: tuple[str, ...]
     summary: Summary
 
 
@@ -61,8 +62,9 @@ def score(
         A run folder.
     out : Path
         CSV: clip, score (empty where there is none), status, frames, valid_frames, duration_s,
-        message. Written whole or not at all; see store.tables for text that a spreadsheet would
-        compute.
+        message. Tasks beside the score have a column each behind it; of a fit to frames (mdr, au)
+        its scales or tracks stand in the place of the score. Written whole or not at all; see
+        store.tables for text that a spreadsheet would compute.
     keep_store : bool
         Whether ``options.store`` keeps the features, for the next time or for a look at them. If
         not, they go to a temporary store.
@@ -77,7 +79,7 @@ def score(
     ------
     RunError, InputError, PackError, DeviceError, StoreError, ScoreError, FrameWriteError
     """
-    run = load_run(run_dir)
+    run = load_scorer(run_dir)
     made_with = run.provenance["store"]
     if not out.parent.is_dir():
         raise ScoreError(
@@ -129,21 +131,20 @@ def score(
         records = {record.clip: record for record in opened.records() if record.track == 0}
         chosen = set(wanted)
 
-        def take(frames: ClipFrames) -> None:
+        def take(frames: FrameTable) -> None:
             if write is not None and frames.clip in chosen:
                 write(frames)
 
         predicted = run.predict_from(opened, None if write is None else take)
-        scores = dict(zip(predicted["clip"], predicted["score"], strict=True))
-    table = pd.DataFrame([_row(clip, records[clip], scores) for clip in wanted], columns=COLUMNS)
+    told = predicted.set_index("clip")[list(run.columns)].reindex(wanted).reset_index()
+    about = pd.DataFrame([_about(records[clip]) for clip in wanted], columns=ABOUT_CLIP)
+    table = pd.concat([told, about], axis=1)
     _write(table, out)
-    return ScoreResult(out, table, summary)
+    return ScoreResult(out, table, run.columns, summary)
 
 
-def _row(clip: str, record: ClipRecord, scores: dict[str, float]) -> dict[str, object]:
+def _about(record: ClipRecord) -> dict[str, object]:
     return {
-        "clip": clip,
-        "score": scores.get(clip),
         "status": str(record.status),
         "frames": record.frames,
         "valid_frames": record.valid_frames,
@@ -159,13 +160,14 @@ def _write(table: pd.DataFrame, out: Path) -> None:
         raise ScoreError(f"{out}: cannot be written ({error.strerror})", "change --out") from None
 
 
-def scored(table: pd.DataFrame) -> int:
+def scored(result: ScoreResult) -> int:
     """Count the rows that have a score."""
-    return int(table["score"].notna().sum())
+    return int(result.table[list(result.columns)].notna().any(axis=1).sum())
 
 
-def without_score(table: pd.DataFrame) -> Iterator[str]:
+def without_score(result: ScoreResult) -> Iterator[str]:
     """Say in a line each why rows have none."""
-    rows = table[table["score"].isna()]
+    table = result.table
+    rows = table[table[list(result.columns)].isna().all(axis=1)]
     for clip, status, message in zip(rows["clip"], rows["status"], rows["message"], strict=True):
         yield f"{clip}: {Status(status)}: {message}"

@@ -15,8 +15,14 @@ from stages.extract.errors import PackError
 from stages.extract.layer_run import add_layer
 from stages.extract.layers import LayerOptions, Pool
 from stages.extract.run import ExtractOptions, extract
+from stages.fit.action_units import fit_au
+from stages.fit.au_inputs import AuConfig
 from stages.fit.config import FitConfig, apply_overrides
-from stages.fit.run import fit
+from stages.fit.dynamics.config import MdrConfig
+from stages.fit.dynamics.run import fit_mdr
+from stages.fit.frame_run import load_scorer
+from stages.fit.models import ModelError
+from stages.fit.run import RunError, fit, load_run
 from tests.testing.clips import moving_square
 from tests.testing.runs import QUICK, labelled_videos
 
@@ -44,7 +50,7 @@ def test_scores_without_keeping_features(run: tuple[Path, ExtractOptions], tmp_p
         pack=options.pack,
         per_frame=tmp_path / "frames",
     )
-    assert scoring.scored(found.table) == 1
+    assert scoring.scored(found) == 1
     told = pd.read_csv(tmp_path / "frames" / "new.mp4.csv")
     assert told["frame"].tolist() == list(range(7)) and told["valid"].all()
     assert told["won"].sum() == 1
@@ -86,7 +92,7 @@ def test_rows_without_a_score_say_why(run: tuple[Path, ExtractOptions], tmp_path
     found = scoring.score(
         given, folder, tmp_path / "scores.csv", keep_store=False, pack=options.pack
     )
-    (line,) = scoring.without_score(found.table)
+    (line,) = scoring.without_score(found)
     assert line.startswith("a.mp4: unreadable: no video stream could be opened")
 
 
@@ -104,7 +110,7 @@ def test_a_layer_from_crops_is_computed_from_crops(
     moving_square(tmp_path / "new.mp4", frames=7)
     new = replace(given, videos=[tmp_path / "new.mp4"], store=tmp_path / "new.store", workers=1)
     found = scoring.score(new, tmp_path / "run", tmp_path / "s.csv", True, given.pack)
-    assert scoring.scored(found.table) == 1
+    assert scoring.scored(found) == 1
     rows = store.open(tmp_path / "new.store").dask("map.mean.crops").compute()
     assert np.isfinite(rows[:, 0]).sum() == 2
 
@@ -124,5 +130,81 @@ def test_a_run_that_reads_crops_gets_them_of_new_clips(small_pack: Path, tmp_pat
     found = scoring.score(
         given, tmp_path / "run", tmp_path / "scores.csv", keep_store=True, pack=options.pack
     )
-    assert scoring.scored(found.table) == 1
+    assert scoring.scored(found) == 1
     assert store.open(tmp_path / "g.store").crop_size == 64
+
+
+@pytest.fixture(scope="module")
+def frame_runs(
+    run: tuple[Path, ExtractOptions], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path]:
+    """A run of mdr and one of au on the same store."""
+    _, options = run
+    home = tmp_path_factory.mktemp("frames")
+    mdr = MdrConfig(windows=(2, 4), components=4, hidden=8, epochs=1, folds=2, group="clip",
+                    bound=1, out=home / "f.mdr")  # fmt: skip
+    fit_mdr(options.store, home / "mdr", mdr)
+    with store.open(options.store) as opened:
+        for record in opened.records():
+            rows = opened.clip(record.clip)
+            left = np.nan_to_num(rows["landmark"][:, 0], nan=0.0)  # x of the first point
+            lines = [f"{k + 1},{v:.4f}" for k, v in enumerate(left / 100)]
+            path = home / "tracks" / f"{record.clip}.csv"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text("\n".join(["frame,AU12_r", *lines]) + "\n")
+    au = AuConfig(group="clip", folds=2, bootstrap=100, landmarks="none", read="landmarks",
+                  relative=False)  # fmt: skip
+    fit_au(options.store, home / "tracks", home / "au", au)
+    return home / "mdr", home / "au"
+
+
+def test_mdr_tells_how_well_it_ranks_new_clips(
+    run: tuple[Path, ExtractOptions], frame_runs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder, options = run
+    (tmp_path / "v").mkdir()
+    moving_square(tmp_path / "v" / "new.mp4", frames=12)
+    (tmp_path / "v" / "none.mp4").write_text("text")
+    given = replace(options, videos=[tmp_path / "v"], store=tmp_path / "unused.store")
+    found = scoring.score(given, frame_runs[0], tmp_path / "s.csv", False, options.pack)
+    table = pd.read_csv(tmp_path / "s.csv").set_index("clip")
+    assert table.columns[:3].tolist() == ["T2", "T4", "status"]
+    assert table.loc["new.mp4", ["T2", "T4"]].between(0, 1).all()
+    assert scoring.scored(found) == 1
+    assert [line.split(":")[0] for line in scoring.without_score(found)] == ["none.mp4"]
+    with pytest.raises(ModelError, match="nothing of single frames"):
+        scoring.score(given, frame_runs[0], tmp_path / "s.csv", False, options.pack, tmp_path / "f")
+    with pytest.raises(RunError, match="learns of frames"):
+        load_run(frame_runs[0])
+
+
+def test_au_tells_the_tracks_of_new_clips(
+    run: tuple[Path, ExtractOptions], frame_runs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder, options = run
+    videos = labelled_videos(tmp_path / "v", clips=1, frames=12)
+    (videos / "00.mp4").rename(videos / "new.mp4")
+    given = replace(options, videos=[videos], store=tmp_path / "kept.store")
+    scoring.score(
+        given, frame_runs[1], tmp_path / "s.csv", True, options.pack, per_frame=tmp_path / "f"
+    )
+    (row,) = pd.read_csv(tmp_path / "s.csv").to_dict("records")
+    frames = pd.read_csv(tmp_path / "f" / "new.mp4.csv")
+    assert frames.columns.tolist() == ["frame", "timestamp_s", "valid", "AU12_r"]
+    assert row["AU12_r"] == pytest.approx(frames["AU12_r"].mean(), rel=1e-4)
+    truth = store.open(tmp_path / "kept.store").clip("new.mp4")["landmark"][:, 0] / 100
+    told = json.loads((frame_runs[1] / "au.json").read_text())
+    assert told["tracks"]["AU12_r"]["icc"] > 0.9  # so that new clips can be held to it
+    assert np.ptp(truth) > 0.05
+    np.testing.assert_allclose(frames["AU12_r"], truth, atol=0.02)
+
+
+def test_a_damaged_run_of_frames_is_told(frame_runs: tuple[Path, Path], tmp_path: Path) -> None:
+    import shutil
+
+    for damaged in ("heads.safetensors", "au.json"):
+        copy = tmp_path / damaged
+        shutil.copytree(frame_runs[1], copy)
+        (copy / damaged).write_text("{}")
+        with pytest.raises(RunError, match=r"heads\.safetensors: cannot|cannot be applied"):
+            load_scorer(copy)

@@ -88,7 +88,7 @@ def run_demo(folder: Path, seed: int) -> dict[str, Any]:
             step,
         )
     clock.lap("report")
-    return _told(fitted, summary, home, scoring.scored(scored.table), clock.seconds)
+    return _told(fitted, summary, home, scoring.scored(scored), clock.seconds)
 
 
 def _render(folder: Path, videos: Path, seed: int, pack: Path) -> Path:

@@ -7,6 +7,7 @@ points (a, 10), both in strides; anchors lie on a grid, two a cell for three str
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -102,6 +103,12 @@ class Detector:
         self._batches = BATCHES if batched else (1,)
         self._threshold = threshold
         self._max_faces = max_faces
+
+    def at(self, sizes: Sequence[int]) -> Detector:
+        """Return a detector with this one's net and other sizes."""
+        other = copy.copy(self)
+        other.sizes = self.sizes if self._fixed else tuple(sizes)
+        return other
 
     def detect(self, image: Image) -> Faces:
         """Find the faces of one picture (h, w, 3) uint8 BGR."""

@@ -11,12 +11,11 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import Ridge
@@ -27,31 +26,26 @@ from sklearn.preprocessing import StandardScaler
 
 import store
 from stages.fit.agreement import Agreement, agree
-from stages.fit.batches import ClipData
-from stages.fit.grouping import PersonsBy, deal_persons, persons_without_labels
-from stages.fit.landmarks import LandmarkMode
-from stages.fit.loader import DEFAULT_BUDGET, Budget, ClipLoader
+from stages.fit.au_inputs import AuConfig, frame_vectors, frames_loader, what_to_read
+from stages.fit.dynamics.features import keep_generator
+from stages.fit.grouping import deal_persons, persons_without_labels
 from stages.fit.models.base import Description, source_of
-from stages.fit.provenance import StorePath, versions
-from stages.fit.run_files import write_json
+from stages.fit.provenance import StorePath, provenance_of_frames, versions
+from stages.fit.run_files import AU_RESULT, FEATURES, PROVENANCE, write_json
 from stages.fit.spans import (
     ClipSpan,
-    MissingFeaturesError,
-    Stream,
-    arrays_of,
-    check_arrays,
     clip_spans,
-    third_stream,
 )
+from stages.fit.track_heads import Head, head_of, save_heads
 from stages.fit.whole_folder import check_absent, whole_folder
 from store.companion import ABOUT, Companion, open_companion, write_companion
 from store.errors import FacepipeError
 from store.tables import write_csv
-from store.tracks import INTENSITIES, import_tracks
+from store.tracks import import_tracks
 
 FloatArray = npt.NDArray[np.float64]
 SUMMARY = "Ridge or a small network for each label track (action units), frame by frame."
-RESULT, AGREEMENT, PREDICTIONS, TRACKS = "au.json", "agreement.csv", "predictions", "tracks"
+AGREEMENT, PREDICTIONS, TRACKS = "agreement.csv", "predictions", "tracks"
 ALPHAS = (1e0, 1e1, 1e2, 1e3, 1e4, 1e5)
 INNER_FOLDS = 3
 
@@ -63,43 +57,6 @@ class TracksError(FacepipeError, ValueError):
 def describe() -> Description:
     """Return what the model is, as models.describe does for the networks."""
     return Description("au", SUMMARY, source_of(__doc__ or ""))
-
-
-class AuConfig(BaseModel):
-    """All settings of `pipeline fit --model au`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    regressor: Literal["ridge", "network"] = Field(
-        default="ridge", description="ridge, its strength chosen on inner folds of persons; network"
-    )
-    columns: str = Field(default=INTENSITIES, description="Pattern of the columns that are labels")
-    missing: float | None = Field(default=None, description="A number that means: not known")
-    read: Literal["auto", "both", "landmarks", "appearance"] = Field(
-        default="auto", description="auto: both, or the landmarks where the store lacks the others"
-    )
-    relative: bool = Field(
-        default=True, description="Beside each channel its deviation from the clip's median"
-    )
-    features: str | None = Field(
-        default=None, description="Folder of an array beside the store, read too (MDR)"
-    )
-    hidden: int = Field(default=64, ge=1, description="Hidden units of the network")
-    epochs: int = Field(default=200, ge=1, description="Of the network")
-    weight_decay: float = Field(default=1.0, ge=0, description="Of the network")
-    frames: int = Field(default=200, ge=2, description="Of each clip that are learnt, at most")
-    folds: int = Field(default=5, ge=2, description="Parts of the persons, each held out once")
-    group: PersonsBy = Field(
-        default="auto", description="auto: persons by clustering; person: a file; folder; clip"
-    )
-    persons: Path | None = Field(default=None, description="CSV with the columns clip, person")
-    stream: Stream = Field(default="appearance", description="The array beside the landmarks")
-    landmarks: LandmarkMode = Field(
-        default="frame", description="Normalisation; frame: expression without head motion"
-    )
-    budget: int = Field(default=DEFAULT_BUDGET, ge=0, description="Bytes of features in memory")
-    bootstrap: int = Field(default=2000, ge=100, description="Draws behind each interval")
-    seed: int = Field(default=0, ge=0)
 
 
 @dataclass(frozen=True)
@@ -179,8 +136,9 @@ def fit_au(
     labels : Path
         Files of label tracks (see store/tracks.py), or what `pipeline store tracks` made.
     run_dir : Path
-        Must not exist. Gets au.json, agreement.csv, and predictions (an array beside the store, of
-        every frame by a regressor that has not seen its person).
+        Must not exist. Gets au.json, agreement.csv, predictions (an array beside the store, of
+        every frame by a regressor that has not seen its person), and the regressors of all labelled
+        frames, which `pipeline score` applies to new clips.
     config : AuConfig
     echo, progress : callable
         Get what there is to say, and how many folds are done, of how many.
@@ -197,7 +155,8 @@ def fit_au(
         group, sentence = persons_without_labels(config.group, source, spans, config.persons)
         echo(sentence)
         folds = deal_persons(group, config.folds)
-        frames = _frames(source, spans, tracks, config, echo)
+        read = what_to_read(source, spans, config, echo)
+        frames = _frames(source, spans, tracks, config, read)
         prediction = _cross_validate(frames, folds, group, config, progress)
         person = np.asarray(group)[frames.clip].tolist()
         found = {
@@ -212,12 +171,20 @@ def fit_au(
             "group": sentence,
             "versions": versions(),
             "config": config.model_dump(mode="json"),
+            "columns": list(tracks.columns),
+            "read": read,
         }
-        write_json(folder / RESULT, {**result.to_dict(), **about})
+        write_json(folder / AU_RESULT, {**result.to_dict(), **about})
         rows = [{"track": name, **vars(a)} for name, a in found.items()]
         write_csv(pd.DataFrame(rows), folder / AGREEMENT)
         pieces = _pieces(frames, prediction, spans)
         write_companion(folder / PREDICTIONS, source, "au", tracks.columns, pieces)
+        everything = np.flatnonzero(_thinned(frames.clip, config.frames))
+        person_of = np.unique(np.asarray(group), return_inverse=True)[1][frames.clip]
+        save_heads(folder, _heads(frames, everything, person_of, config))
+        if config.features is not None:
+            keep_generator(config.features, folder / FEATURES)
+        write_json(folder / PROVENANCE, provenance_of_frames(source, config.stream))
     return result
 
 
@@ -260,19 +227,10 @@ def _frames(
     spans: list[ClipSpan],
     tracks: Companion,
     config: AuConfig,
-    echo: Callable[[str], None],
+    read: str,
 ) -> _Frames:
     """Read the labelled frames with a face of all clips."""
-    read = _what_to_read(source, spans, config, echo)
-    extra = None if config.features is None else third_stream(config.features, source, spans)
-    loader = ClipLoader(
-        source,
-        spans,
-        stream=config.stream,
-        landmarks=config.landmarks,
-        budget=Budget(0),
-        extra=extra,
-    )
+    loader = frames_loader(source, spans, config)
     place = {span.clip: k for k, span in enumerate(spans)}
     x, y, clip_of, row_of = [], [], [], []
     for clip in loader.iter_clips():
@@ -282,41 +240,11 @@ def _frames(
         used = np.flatnonzero(clip.valid & np.isfinite(label).any(axis=1))
         if not len(used):
             continue
-        x.append(_features(clip, read, loader.extra_width, config.relative)[used])
+        x.append(frame_vectors(clip, read, loader.extra_width, config.relative)[used])
         y.append(label[used])
         clip_of.append(np.full(len(used), k))
         row_of.append(span.start + used)
     return _Frames(*(np.concatenate(part) for part in (x, y, clip_of, row_of)))
-
-
-def _what_to_read(
-    source: Any, spans: list[ClipSpan], config: AuConfig, echo: Callable[[str], None]
-) -> str:
-    stream = tuple(arrays_of(config.stream))
-    names = {"landmarks": ("landmark",), "appearance": stream}
-    try:
-        check_arrays(source, spans, names.get(config.read, (*stream, "landmark")))
-    except MissingFeaturesError:
-        if config.read != "auto":
-            raise
-        check_arrays(source, spans, ("landmark",))
-        echo(f"The landmarks alone are read: some clips have no {config.stream}.")
-        return "landmarks"
-    return "both" if config.read == "auto" else config.read
-
-
-def _features(clip: ClipData, read: str, extra: int, relative: bool) -> npt.NDArray[np.float32]:
-    """(n, C) of one clip: the arrays that are read, and their deviations from the clip's median."""
-    own = clip.appearance.shape[1] - extra
-    parts = [
-        *([clip.appearance[:, :own]] if read != "landmarks" else []),
-        *([clip.landmark] if read != "appearance" else []),
-        *([clip.appearance[:, own:]] if extra else []),
-    ]
-    x = np.concatenate([part.astype(np.float32) for part in parts], axis=1)
-    if not relative:
-        return x
-    return np.concatenate([x, x - np.median(x[clip.valid], axis=0)], axis=1)
 
 
 def _cross_validate(
@@ -333,23 +261,30 @@ def _cross_validate(
     for done, tested in enumerate(folds):
         progress(done, len(folds))
         test = np.isin(frames.clip, tested)
-        learnt = np.flatnonzero(thin & ~test)
-        known = np.isfinite(frames.y[learnt])
-        # Tracks that are known in the same frames are learnt together.
-        for pattern in np.unique(known, axis=1).T:
-            columns = np.flatnonzero((known == pattern[:, None]).all(axis=0))
-            rows = learnt[pattern]
-            if len(rows) < 2:
-                continue
-            target = frames.y[np.ix_(rows, columns)]
-            model = _regressor(config, person[rows])
-            with warnings.catch_warnings():  # the network is to stop where it is told to
-                warnings.simplefilter("ignore", ConvergenceWarning)
-                model.fit(frames.x[rows], target)
-            found = np.asarray(model.predict(frames.x[test])).reshape(-1, len(columns))
-            low, high = target.min(axis=0), target.max(axis=0)  # intensities have ends
-            prediction[np.ix_(test, columns)] = np.clip(found, low, high)
+        for head in _heads(frames, np.flatnonzero(thin & ~test), person, config):
+            prediction[np.ix_(test, head.columns)] = head(frames.x[test])
     return prediction
+
+
+def _heads(
+    frames: _Frames, learnt: npt.NDArray[np.intp], person: npt.NDArray[np.intp], config: AuConfig
+) -> list[Head]:
+    """Regressors of all tracks, from the frames ``learnt``."""
+    heads = []
+    known = np.isfinite(frames.y[learnt])
+    # Tracks that are known in the same frames are learnt together.
+    for pattern in np.unique(known, axis=1).T:
+        columns = np.flatnonzero((known == pattern[:, None]).all(axis=0))
+        rows = learnt[pattern]
+        if len(rows) < 2:
+            continue
+        target = frames.y[np.ix_(rows, columns)]
+        model = _regressor(config, person[rows])
+        with warnings.catch_warnings():  # the network is to stop where it is told to
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model.fit(frames.x[rows], target)
+        heads.append(head_of(model, columns, target))
+    return heads
 
 
 def _thinned(clip: npt.NDArray[np.intp], most: int) -> npt.NDArray[np.bool_]:

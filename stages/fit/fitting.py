@@ -15,13 +15,13 @@ from stages.fit.checkpoint import Checkpoint
 from stages.fit.config import FitConfig
 from stages.fit.frames import FrameSink
 from stages.fit.loader import ClipLoader
+from stages.fit.reproducible import reproducible
 from stages.fit.trainer import (
     LabelScale,
     Progress,
     TrainResult,
     predict,
     refit,
-    reproducible,
     train,
 )
 

@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -81,6 +81,19 @@ class ClipFrames:
         return pd.DataFrame(columns)
 
 
+class FrameTable(Protocol):
+    """What is said of a clip's frames."""
+
+    @property
+    def clip(self) -> str:
+        """The clip's id."""
+        ...
+
+    def table(self) -> pd.DataFrame:
+        """One row a frame of the store."""
+        ...
+
+
 class FrameSink:
     """Turns what a model says of batches into one ClipFrames a clip.
 
@@ -144,8 +157,8 @@ class FrameSink:
         )
 
 
-def csv_writer(folder: Path) -> Callable[[ClipFrames], None]:
-    """Return what writes one CSV a clip into a folder, see ClipFrames.table.
+def csv_writer(folder: Path) -> Callable[[FrameTable], None]:
+    """Return what writes one CSV a clip into a folder, as of ``table``.
 
     A clip's file is named after its id, made safe as in `store.exchange.file_name`; it is there
     whole or not at all.
@@ -156,7 +169,7 @@ def csv_writer(folder: Path) -> Callable[[ClipFrames], None]:
         From here on if the folder cannot be made, from the writer if a file cannot be written.
     """
 
-    def write(frames: ClipFrames) -> None:
+    def write(frames: FrameTable) -> None:
         path = folder / file_name(frames.clip, SUFFIX)
         partial = path.with_name(f".{os.getpid()}.partial")
         try:

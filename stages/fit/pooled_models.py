@@ -10,6 +10,8 @@ import pandas as pd
 from stages.fit import pooled
 from stages.fit.blind import BlindRegressor
 from stages.fit.deep import DeepRegressor
+from stages.fit.dynamics import rank_loss
+from stages.fit.dynamics.regressor import MdrRegressor
 from stages.fit.models.base import Description, ModelError, source_of
 from stages.fit.pooled_base import PooledModel
 from stages.fit.selective import SelectiveSharing
@@ -18,9 +20,11 @@ _CLASSES: dict[str, type[PooledModel]] = {
     "deep": DeepRegressor,
     "blind": BlindRegressor,
     "selective": SelectiveSharing,
+    "mdr": MdrRegressor,
 }
 POOLED_MODELS: tuple[str, ...] = (*pooled.POOLED, *_CLASSES)
-WITHOUT_ORDER = ("meanpool", *_CLASSES)  # time averages do not change when frames are shuffled
+# Time averages do not change when frames are shuffled.
+WITHOUT_ORDER = ("meanpool", "deep", "blind", "selective")
 
 
 def create(name: str, seed: int = 0, **options: Any) -> PooledModel:
@@ -43,13 +47,16 @@ def option_names(name: str) -> tuple[str, ...]:
 
 def default_stream(name: str) -> str:
     """Return the stream that one of them reads unless the user says."""
-    return "appearance+embedding" if name in _CLASSES else "appearance"
+    wide = name in _CLASSES and name in WITHOUT_ORDER
+    return "appearance+embedding" if wide else "appearance"
 
 
 def describe(name: str) -> Description:
     """Return what one of them is, as models.describe does for the networks."""
     if name not in _CLASSES:
         return pooled.describe(name)
+    if name == "mdr":
+        return rank_loss.describe()
     kind = _CLASSES[name]
     summary = (inspect.getdoc(kind) or "").split("\n", 1)[0]
     return Description(name, summary, source_of(inspect.getdoc(inspect.getmodule(kind)) or ""))

@@ -16,7 +16,7 @@ import torch
 
 from stages.fit.config import FitConfig
 from stages.fit.labels import Labels
-from stages.fit.spans import FeatureStore, arrays_of
+from stages.fit.spans import FeatureStore, Stream, arrays_of
 from stages.fit.unfinished import Identity
 from store.companion import open_companion
 
@@ -25,10 +25,10 @@ StorePath = str | os.PathLike[str] | Sequence[Path] | list[str]
 VERSIONED = ("torch", "numpy", "scipy", "scikit-learn", "dask", "zarr", "safetensors")
 
 
-def layers_of(source: FeatureStore, config: FitConfig) -> dict[str, Any]:
-    """Return what the layers were made with that a model reads, by name; {} without any."""
+def layers_of(source: FeatureStore, stream: Stream) -> dict[str, Any]:
+    """Return what the layers of a stream were made with, by name; {} without any."""
     made_later = source.layers
-    names = [name for name in arrays_of(config.stream) if name in made_later]
+    names = [name for name in arrays_of(stream) if name in made_later]
     return {name: made_later[name].provenance for name in names}
 
 
@@ -42,7 +42,7 @@ def identity_of(source: FeatureStore, config: FitConfig, labels: Labels) -> Iden
     )
     clips = [row for row in rows if row[0] in used]
     # A fit that reads neither is known as it was before there were any.
-    more: list[Any] = [layers] if (layers := layers_of(source, config)) else []
+    more: list[Any] = [layers] if (layers := layers_of(source, config.stream)) else []
     if config.features is not None:
         more.append(open_companion(config.features).about)
     known = json.dumps([dict(source.provenance), clips, *more], sort_keys=True)
@@ -58,7 +58,7 @@ def provenance_of(
     source: FeatureStore, store_path: StorePath, labels: Labels, config: FitConfig
 ) -> dict[str, object]:
     """Return what provenance.json holds."""
-    layers = layers_of(source, config)
+    layers = layers_of(source, config.stream)
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "store_path": (
@@ -73,6 +73,17 @@ def provenance_of(
             "used": len(labels.frame),
             "without_clip": len(labels.warnings),
         },
+        "versions": versions(),
+        **({"layers": layers} if layers else {}),
+    }
+
+
+def provenance_of_frames(source: FeatureStore, stream: Stream) -> dict[str, object]:
+    """Return what provenance.json holds of a fit to frames, by which `score` makes features."""
+    layers = layers_of(source, stream)
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "store": dict(source.provenance),
         "versions": versions(),
         **({"layers": layers} if layers else {}),
     }

@@ -31,6 +31,7 @@ WEIGHTS, CONFIG, PROVENANCE, METRICS = (
 )
 LABELS, SPLIT, PREDICTIONS = "labels.csv", "split.csv", "predictions.csv"
 CHECKPOINT, FEATURES = "checkpoint", "features"
+MDR_RESULT, AU_RESULT = "mdr.json", "au.json"
 
 
 class RunError(FacepipeError, ValueError):

@@ -19,14 +19,18 @@ from stages.fit.batches import ClipData, collate, prepare
 from stages.fit.config import FitConfig, validate
 from stages.fit.crops import CropLoader
 from stages.fit.dynamics.features import make_again
+from stages.fit.fitting import predict_classes
 from stages.fit.frames import ClipFrames, FrameSink
 from stages.fit.loader import Budget, ClipLoader
 from stages.fit.pooled_base import PooledModel
 from stages.fit.pooled_models import POOLED_MODELS
+from stages.fit.run_base import OfStore
 from stages.fit.run_files import (
+    AU_RESULT,
     CHECKPOINT,
     CONFIG,
     FEATURES,
+    MDR_RESULT,
     METRICS,
     PROVENANCE,
     RUN_FORMAT,
@@ -44,12 +48,11 @@ from stages.fit.spans import (
 )
 from stages.fit.tasks import Attributes
 from stages.fit.trainer import LabelScale, predict
-from store.errors import StoreMismatchError
 from store.schema import ClipRows
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(OfStore):
     """A fitted model that can score; made by ``load_run``.
 
     ``config`` is what it was fitted with, ``label`` turns its output into label units,
@@ -73,24 +76,15 @@ class Run:
         return sum(p.numel() for p in self.model.parameters())
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """What it tells of a clip: the score, and the tasks beside it."""
+        tasks = () if isinstance(self.model, PooledModel) else self.model.tasks()
+        return ("score", *tasks)
+
+    @property
     def reads_crops(self) -> bool:
         """Whether the model reads pictures, so that a store must hold crops."""
         return models.pictures(self.config.model, self.config.model_options) is not None
-
-    def check_store(self, provenance: Mapping[str, Any]) -> None:
-        """Raise StoreMismatchError unless features came from the pack that this run learnt from.
-
-        Features of two packs have the same shape and nothing else in common: a score from another
-        pack's features would look like one and mean nothing.
-        """
-        mine, theirs = _pack(self.provenance.get("store", {})), _pack(provenance)
-        if mine[1] != theirs[1]:
-            raise StoreMismatchError(
-                f"the run {self.folder} was fitted on features of pack '{mine[0]}' "
-                f"({mine[1][:12]}), this store holds features of pack '{theirs[0]}' "
-                f"({theirs[1][:12]})",
-                f"extract the clips again with --pack {mine[0]}, or fit a run on this store",
-            )
 
     def predict(
         self,
@@ -99,8 +93,9 @@ class Run:
     ) -> pd.DataFrame:
         """Score every clip of a store that shows a face: clip, score, frames, valid_frames.
 
-        In the store's row order; scores in label units. Several stores are read as one. ``take``
-        gets what the model says of every clip's frames.
+        Then the likeliest class of each task beside the score, of a model that has some. In the
+        store's row order; scores in label units. Several stores are read as one. ``take`` gets what
+        the model says of every clip's frames.
 
         Raises
         ------
@@ -116,12 +111,13 @@ class Run:
         self.check_store(source.provenance)
         by_clip = clip_spans(source)
         spans = list(by_clip.values())
-        columns = ["clip", "score", "frames", "valid_frames"]
+        columns = ["clip", "score", "frames", "valid_frames", *self.columns[1:]]
         if not spans:
             return pd.DataFrame(columns=columns)
-        self._check_layers(source)
+        self.check_layers(source)
         if take is not None:
             self.check_tells_frames()
+        classes: dict[str, dict[str, str]] = {}
         with self.with_features(source) as config:
             loader = make_loader(source, spans, {}, config)
             if isinstance(self.model, PooledModel):
@@ -132,12 +128,14 @@ class Run:
                 watch = None if sink is None else sink.watch(self.label)
                 clips, prediction, _ = predict(self.model, loader, config.train.batch_size, watch)
                 score = prediction.double().numpy() * self.label.sd + self.label.mean
+                classes = predict_classes(self.model, loader, config)
         return pd.DataFrame(
             {
                 "clip": clips,
                 "score": score,
                 "frames": [by_clip[c].frames for c in clips],
                 "valid_frames": [by_clip[c].valid_frames for c in clips],
+                **{task: [by[c] for c in clips] for task, by in classes.items()},
             },
             columns=columns,
         )
@@ -155,17 +153,6 @@ class Run:
     def check_tells_frames(self) -> None:
         """Raise ModelError if the model says nothing of single frames."""
         check_tells_frames(self.config)
-
-    def _check_layers(self, source: FeatureStore) -> None:
-        for name, told in self.provenance.get("layers", {}).items():
-            layer = source.layers.get(name)
-            if layer is None or layer.provenance != told:
-                raise StoreMismatchError(
-                    f"the run {self.folder} reads the layer {name!r} (tensor {told['layer']}, "
-                    f"{told['pool']}), which this store lacks or has made otherwise",
-                    f"pipeline features VIDEOS --layer {told['layer']} --name {name}, as for the "
-                    "store that it was fitted on",
-                )
 
     def check_rows(self) -> list[str]:
         """Return the arrays that ``predict_rows`` reads; RunError if rows do not hold all."""
@@ -266,11 +253,6 @@ def check_tells_frames(config: FitConfig) -> None:
         )
 
 
-def _pack(provenance: Mapping[str, Any]) -> tuple[str, str]:
-    pack = provenance.get("pack", {})
-    return str(pack.get("name", "unknown")), str(pack.get("fingerprint", "unknown"))
-
-
 def load_run(run_dir: str | os.PathLike[str]) -> Run:
     """Load a run folder; nothing in it is executed or unpickled.
 
@@ -286,6 +268,9 @@ def load_run(run_dir: str | os.PathLike[str]) -> Run:
         if (folder / CHECKPOINT).is_dir():
             what = "holds a fit that is not finished"
             hint = f"run the same `pipeline fit --run {folder}` again: it goes on"
+        if any((folder / name).is_file() for name in (AU_RESULT, MDR_RESULT)):
+            what = "learns of frames and has no score of a clip"
+            hint = "`pipeline score` applies it; give this command the run of another model"
         raise RunError(f"{folder} is not a run: it {what}", hint)
     meta, provenance, metrics = (read_json(folder / n) for n in (CONFIG, PROVENANCE, METRICS))
     if meta.get("format") != RUN_FORMAT:

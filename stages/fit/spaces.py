@@ -65,6 +65,11 @@ POOLED_SPACES: dict[str, Space] = {
         "model.dropout": Between(0.0, 0.6, log=False),
         "model.lr": Between(1e-4, 1e-2),
     },
+    "mdr": {
+        "model.components": OneOf((32, 64, 128, 256)),
+        "model.gamma": Between(1e-5, 1e-1),
+        "model.lr": Between(1e-4, 1e-2),
+    },
 }
 
 

@@ -34,12 +34,13 @@ from stages.fit.guard import TrainingError
 from stages.fit.labels import Labels, read_labels, unscaled
 from stages.fit.loader import Budget, ClipLoader
 from stages.fit.pooled_models import create, words
+from stages.fit.reproducible import one_thread
 from stages.fit.run_folder import make_loader
 from stages.fit.search import find_settings
 from stages.fit.spans import clip_spans
 from stages.fit.targets import Normalise, Target
 from stages.fit.tasks import attributes_of
-from stages.fit.trainer import LabelScale, one_thread
+from stages.fit.trainer import LabelScale
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import store
-from stages.fit.action_units import AuConfig, TracksError, fit_au
+from stages.fit.action_units import TracksError, fit_au
+from stages.fit.au_inputs import AuConfig
 from stages.fit.config import ConfigError, read_settings
 from stages.fit.persons import PersonsError
 from store.companion import open_companion

@@ -21,8 +21,9 @@ from stages.extract.recipe import Recipe
 from stages.fit import models
 from stages.fit.config import TrainConfig
 from stages.fit.loader import ClipLoader
+from stages.fit.reproducible import reproducible
 from stages.fit.spans import clip_spans
-from stages.fit.trainer import predict, reproducible, train
+from stages.fit.trainer import predict, train
 from store import ClipRecord, ClipRows
 from tests.testing.clips import write_video
 

@@ -17,9 +17,9 @@ from stages.fit.config import ConfigError, FitConfig, TrainConfig, apply_overrid
 from stages.fit.guard import TrainingError, culprits
 from stages.fit.learner import Learner
 from stages.fit.loader import ClipLoader
+from stages.fit.reproducible import reproducible
 from stages.fit.run import fit
 from stages.fit.spans import clip_spans
-from stages.fit.trainer import reproducible
 
 SMALL: dict[str, Any] = {"channels": 4, "levels": 2}
 QUICK = TrainConfig(batch_size=8)

@@ -17,7 +17,8 @@ from stages.fit.config import TrainConfig
 from stages.fit.metrics import spearman
 from stages.fit.pooled import PooledRegressor
 from stages.fit.pooled_models import POOLED_MODELS
-from stages.fit.trainer import LabelScale, predict, refit, reproducible
+from stages.fit.reproducible import reproducible
+from stages.fit.trainer import LabelScale, predict, refit
 
 LEARN, TEST = np.arange(96), np.arange(96, 160)
 

@@ -13,6 +13,7 @@ from stages.fit.config import TrainConfig
 from stages.fit.guard import TrainingError
 from stages.fit.learner import Average, learning_rate
 from stages.fit.loader import ClipLoader
+from stages.fit.reproducible import reproducible
 from stages.fit.spans import clip_spans
 from stages.fit.trainer import (
     EpochChoice,
@@ -20,7 +21,6 @@ from stages.fit.trainer import (
     TrainResult,
     predict,
     refit,
-    reproducible,
     train,
 )
 from tests.fit.fit_clips import make_store

@@ -35,6 +35,15 @@ def test_mdr_needs_no_labels_and_evaluate_reads_it(tmp_path: Path) -> None:
     models = ["--models", "tcn,meanpool", "--folds", "2", "--repeats", "1"]
     done = pipeline(tmp_path, "evaluate", *models, *QUICK, *third, "--json")
     assert {row["contestant"] for row in json.loads(done.stdout)["rows"]} >= {"tcn", "meanpool"}
+    # mdr itself stands in tables as ridge on what it says of clips.
+    few = [
+        part.replace("windows", "model.windows").replace("components", "model.components")
+        for part in ("--set", "windows=2,4", "--set", "components=4", "--set", "model.epochs=1")
+    ]
+    own = ["--models", "mdr", "--folds", "2", "--repeats", "1", "--out", "own", *few, *QUICK]
+    done = pipeline(tmp_path, "evaluate", *own, "--labels", str(hidden), "--json")
+    names = {row["contestant"] for row in json.loads(done.stdout)["rows"]}
+    assert names >= {"mdr", "mdr (frames shuffled)", "meanpool", "constant"}
     # Others in the same place are another study.
     again = ["--set", "features=features.mdr"]
     pipeline(tmp_path, "fit", "--model", "mdr", *MDR, "--run", "second")
@@ -57,6 +66,17 @@ def test_action_units_in_one_command_or_two(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["mean_icc"] == told["mean_icc"]
     table = pipeline(tmp_path, *fit, *few, "--labels", "faces.tracks", "--run", "three").stdout
     assert "ICC(3,1)" in table and "AU12_r" in table
+
+    evaluate = ["evaluate", "--models", "au", "--labels", "faces.tracks", "--store", "faces.store"]
+    evaluate += ["--set", "group=folder", "--set", "bootstrap=100", "--folds", "2"]
+    done = pipeline(tmp_path, *evaluate, "--json")
+    told_again = json.loads(done.stdout)
+    assert told_again["mean_icc"] == told["mean_icc"]
+    assert told_again["run"] == "evaluation"
+    done = pipeline(tmp_path, "evaluate", "--models", "au,tcn", code=2)
+    assert "evaluate it alone" in done.stderr
+    done = pipeline(tmp_path, *evaluate, "--tune", "3", code=2)
+    assert "au takes no --tune" in done.stderr
 
     done = pipeline(tmp_path, *fit, "--labels", "nothing", code=2)
     assert "AU01_r" in done.stderr

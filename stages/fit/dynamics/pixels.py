@@ -17,16 +17,16 @@ from torch.nn.functional import adaptive_avg_pool2d
 import store
 from stages.fit.dynamics.config import MdrConfig
 from stages.fit.dynamics.ranking import FloatArray, accuracy, rank_svm, scale_results
-from stages.fit.dynamics.run import RESULT, Echo, MdrResult, write_ranking
+from stages.fit.dynamics.run import Echo, MdrResult, write_ranking
 from stages.fit.dynamics.training import scale_loss
 from stages.fit.dynamics.unet import PixelGenerator
 from stages.fit.dynamics.windows import around, spread
 from stages.fit.grouping import persons_without_labels
 from stages.fit.guard import TrainingError
 from stages.fit.provenance import StorePath, versions
-from stages.fit.run_files import write_json
+from stages.fit.reproducible import reproducible
+from stages.fit.run_files import MDR_RESULT, write_json
 from stages.fit.spans import ClipSpan, clip_spans
-from stages.fit.trainer import reproducible
 from stages.fit.whole_folder import check_absent, whole_folder
 from store.errors import FacepipeError
 
@@ -121,7 +121,7 @@ def fit_pixels(
             "On crops that it has not seen, of the same persons, the rasters",
         )  # fmt: skip
         told = {"group": sentence, "versions": versions(), "config": config.model_dump(mode="json")}
-        write_json(folder / RESULT, {**result.to_dict(), **told})
+        write_json(folder / MDR_RESULT, {**result.to_dict(), **told})
         write_ranking(folder / "ranking.csv", spans, group, table, config.windows)
         state = {k: v.detach().contiguous().clone() for k, v in generator.state_dict().items()}
         save_file(state, folder / WEIGHTS)

@@ -1,7 +1,9 @@
 """The temporal rank loss of MDR, and the ranking accuracy that it stands for.
 
 Source: Song, Sanchez, Shen and Valstar, "Self-supervised learning of Dynamic Representations for
-Static Images", ICPR 2020, slides. The loss of frame t:
+Static Images", ICPR 2020, slides.
+
+The loss of frame t:
 
     L = gamma ||d_t||^2 - epsilon
         + sum_{b=t-T}^{t-1} sum_{a=b+1}^{t} max(0, theta - delta_ab)

@@ -14,21 +14,20 @@ import pandas as pd
 
 import store
 from stages.fit.dynamics.config import MdrConfig
-from stages.fit.dynamics.features import clip_loader, write_features
+from stages.fit.dynamics.features import clip_loader, keep_generator, write_features
 from stages.fit.dynamics.ranking import FloatArray, ScaleResult, scale_results
 from stages.fit.dynamics.training import accuracies, learn, mean_accuracy, new_generator
 from stages.fit.grouping import deal_persons, persons_without_labels
-from stages.fit.provenance import StorePath, versions
-from stages.fit.run_files import write_json
+from stages.fit.provenance import StorePath, provenance_of_frames, versions
+from stages.fit.reproducible import reproducible
+from stages.fit.run_files import FEATURES, MDR_RESULT, PROVENANCE, write_json
 from stages.fit.spans import ClipSpan, clip_spans
-from stages.fit.trainer import reproducible
 from stages.fit.whole_folder import check_absent, whole_folder
 from store.companion import check_free
 from store.tables import write_csv
 
 Echo = Callable[[str], None]
 Progress = Callable[[dict[str, float]], None]
-RESULT = "mdr.json"
 
 
 @dataclass(frozen=True)
@@ -155,8 +154,10 @@ def fit_mdr(
         about = {"epochs": epochs, "versions": versions()}
         made = write_features(generator, source, config, target, about)
         result = MdrResult(run_dir, results, len(spans), len(set(group)), epochs, made.folder)
-        write_json(folder / RESULT, {**result.to_dict(), **about, "group": sentence,
+        write_json(folder / MDR_RESULT, {**result.to_dict(), **about, "group": sentence,
                                      "config": config.model_dump(mode="json")})  # fmt: skip
+        keep_generator(os.fspath(made.folder), folder / FEATURES)
+        write_json(folder / PROVENANCE, provenance_of_frames(source, config.stream))
         write_ranking(folder / "ranking.csv", spans, group, table, config.windows)
     return result
 

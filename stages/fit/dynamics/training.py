@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +19,21 @@ from stages.fit.dynamics.rank_loss import rank_loss
 from stages.fit.dynamics.ranking import accuracy, rank_svm
 from stages.fit.dynamics.windows import around, spread
 from stages.fit.guard import TrainingError
-from stages.fit.loader import ClipLoader
 
 FloatArray = npt.NDArray[np.float64]
 EpochDone = Callable[[dict[str, float]], None]
+
+
+class Clips(Protocol):
+    """Clips that can be read more than once; a ClipLoader reads them from a store."""
+
+    def iter_clips(self) -> Iterator[ClipData]:
+        """Every clip once."""
+
+    def batches(
+        self, batch_size: int, *, shuffle: bool = False, seed: int = 0, epoch: int = 0
+    ) -> Iterator[Batch]:
+        """Every clip once, in padded batches; shuffled, by (seed, epoch)."""
 
 
 def frame_features(clip: ClipData) -> Tensor:
@@ -30,7 +42,7 @@ def frame_features(clip: ClipData) -> Tensor:
     return torch.from_numpy(np.concatenate(parts, axis=1))
 
 
-def new_generator(clips: ClipLoader, config: MdrConfig) -> Generator:
+def new_generator(clips: Clips, config: MdrConfig) -> Generator:
     """Make a generator with the statistics of those clips; it has learnt nothing yet."""
     count = 0
     total: Tensor | float = 0.0
@@ -63,7 +75,7 @@ def new_generator(clips: ClipLoader, config: MdrConfig) -> Generator:
 
 def learn(
     generator: Generator,
-    clips: ClipLoader,
+    clips: Clips,
     config: MdrConfig,
     epochs: int,
     seed: int,
@@ -76,7 +88,7 @@ def learn(
     ----------
     generator : Generator
         From ``new_generator``.
-    clips : ClipLoader
+    clips : Clips
     config : MdrConfig
     epochs : int
     seed : int
@@ -201,7 +213,7 @@ def accuracies(
     return found
 
 
-def mean_accuracy(generator: Generator, clips: ClipLoader, config: MdrConfig) -> float:
+def mean_accuracy(generator: Generator, clips: Clips, config: MdrConfig) -> float:
     """Mean over clips and scales; NaN without a pair of frames."""
     found = accuracies(generator, clips.iter_clips(), config)
     values = np.asarray([of["mdr"] for of in found.values()])
