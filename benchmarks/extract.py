@@ -57,11 +57,11 @@ CEILINGS = {"median_landmark_percent": 0.5, "peak_rss_gib": 2.0, "memory_growth"
 
 
 def insightface_loop(clips: list[Path], pack: packs.Pack) -> int:
-    """Run (a), one process, a frame at a time, at our detector size; return frames."""
+    """Run (a), one process, a frame at a time, at our first detector size; return frames."""
     import cv2
     from insightface.app import FaceAnalysis
 
-    size = max(pack.detection.sizes)
+    size = pack.detection.sizes[0]
     analysis = FaceAnalysis(name=str(pack.folder), providers=["CPUExecutionProvider"])
     analysis.prepare(ctx_id=-1, det_size=(size, size))
     frames = 0

@@ -224,7 +224,7 @@ def live(
     device, _ = resolve_device(options.device, pack.landmark, precision)
     recipe = Recipe(
         every=options.every or made_with["recipe"].get("every", Recipe.every),
-        detector_sizes=tuple(pack.detection.sizes),
+        detector_sizes=tuple(made_with["recipe"].get("detector_sizes", pack.detection.sizes)),
         detector_threshold=pack.detection.threshold,
         precision=str(precision),
     )

@@ -94,6 +94,7 @@ def score(
         options,
         pack=str(opened_pack.folder),
         every=recipe.get("every"),
+        detector_sizes=tuple(recipe.get("detector_sizes", ())) or None,
         precision=Precision(recipe.get("precision", Precision.F32)),
         # A model of features has no use for the crops that its store may have held.
         crops=recipe.get("crops") if run.reads_crops else None,

@@ -22,10 +22,13 @@ from stages.extract.video import Image
 
 _STRIDES = {9: ((8, 16, 32), 2), 15: ((8, 16, 32, 64, 128), 1)}
 _NMS_IOU = 0.4
+_LARGE = (0.25, 0.7)  # of a picture's longest side: a face that needs no look at a smaller size
 # Sides of the net's input are multiples of this, where a quarter of it would do for most nets:
 # clips of all sizes then come in few shapes, for each of which a GPU has to prepare.
 _STEP = 128
 INSIGHTFACE = Feed.normalised(127.5, 128.0)
+
+Found = tuple[F32, F32, F32]  # boxes (m, 4), scores (m,) and points (m, 5, 2)
 
 
 @dataclass(frozen=True)
@@ -65,13 +68,18 @@ class Faces:
 class Detector:
     """Detect faces at one or more input sizes, joined by non-maximum suppression.
 
+    The first size is looked at always. Nets of this kind lose faces that fill the picture at a
+    large size, or break them in two, and small ones at a small size. So a smaller size is looked at
+    as well unless the largest face so far is from a quarter to 0.7 of the picture's longest side,
+    and a larger one where none was found at all (`benchmarks/detector_sizes.py` measures what that
+    finds and costs).
+
     Parameters
     ----------
     session : onnxruntime.InferenceSession
         A net of the SCRFD protocol with key points (9 or 15 outputs).
     sizes : sequence of int
-        Longest side in pixels to which pictures are scaled. Nets of this kind lose faces that fill
-        the picture at a large size and small ones at a small size.
+        Longest sides in pixels to which pictures are scaled, in the order of the looks.
     threshold : float
         Least score of a face.
     max_faces : int
@@ -116,21 +124,36 @@ class Detector:
 
     def detect_many(self, images: Sequence[Image]) -> list[Faces]:
         """Find the faces of pictures of any sizes; those of one size share the net's batches."""
-        views = [self._view(image, size) for image in images for size in self.sizes]
+        found: list[list[Found]] = [[] for _ in images]
+        for size in self.sizes:
+            some = [k for k, image in enumerate(images) if self._looks(image, size, found[k])]
+            views = [self._view(images[k], size) for k in some]
+            for k, one in zip(some, self._found(views), strict=True):
+                found[k].append(one)
+        return [self._joined(one) for one in found]
+
+    def _looks(self, image: Image, size: int, found: Sequence[Found]) -> bool:
+        """Whether a picture is looked at in one more size, after what was found in it so far."""
+        if not found:
+            return True
+        first, longest = self.sizes[0], max(image.shape[:2])
+        if size > first:
+            return longest > first and not any(len(box) for box, _, _ in found)
+        side = max(float((box[:, 2:] - box[:, :2]).max(initial=0)) for box, _, _ in found)
+        return longest > size and not _LARGE[0] <= side / longest <= _LARGE[1]
+
+    def _found(self, views: Sequence[_View]) -> list[Found]:
+        """Run the net on views, those of one size in the net's batches."""
         same: dict[tuple[int, ...], list[int]] = {}
         for i, view in enumerate(views):
             same.setdefault(view.canvas.shape, []).append(i)
-        found: dict[int, tuple[F32, F32, F32]] = {}
+        found: dict[int, Found] = {}
         for members in same.values():
             blob = self._feed.blob([views[i].canvas for i in members])
             outputs = in_batches(self._run, blob, self._batches)
             for row, i in enumerate(members):
                 found[i] = self._decode([out[row] for out in outputs], views[i])
-        n = len(self.sizes)
-        return [
-            self._joined([found[i] for i in range(start, start + n)])
-            for start in range(0, len(views), n)
-        ]
+        return [found[i] for i in range(len(views))]
 
     def _run(self, blob: F32) -> list[F32]:
         """Run the net; every output comes as (n, rows, c)."""
@@ -165,7 +188,7 @@ class Detector:
         back = np.array([w / new_w, h / new_h], np.float32) * np.float32(2**halvings)
         return _View(canvas, back)
 
-    def _decode(self, outputs: Sequence[F32], view: _View) -> tuple[F32, F32, F32]:
+    def _decode(self, outputs: Sequence[F32], view: _View) -> Found:
         """Turn one picture's outputs, each (rows, c), into boxes, scores and points."""
         net_h, net_w = view.canvas.shape[:2]
         levels = len(self._strides)
@@ -182,7 +205,7 @@ class Detector:
         box = np.concatenate(boxes) * np.tile(view.back, 2)
         return box, np.concatenate(scores), np.concatenate(points) * view.back
 
-    def _joined(self, found: Sequence[tuple[F32, F32, F32]]) -> Faces:
+    def _joined(self, found: Sequence[Found]) -> Faces:
         """Suppress what was found twice, at one size or at several."""
         box, score, points = (np.concatenate(part) for part in zip(*found, strict=True))
         if not len(score):

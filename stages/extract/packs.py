@@ -55,7 +55,7 @@ class Refine:
 
 @dataclass(frozen=True)
 class Detection:
-    """What the detector was checked with: least score, and longest sides in pixels it looks at."""
+    """What the detector was checked with: least score, and the sizes of `detector.Detector`."""
 
     threshold: float = 0.5
     sizes: tuple[int, ...] = (640, 256)

@@ -42,7 +42,7 @@ class ExtractOptions:
     ``time_limit_s`` None: by the size of each file. ``scheduler``: None for worker processes
     of our own, ``local`` for a Dask cluster on this machine, or the address of a Dask scheduler.
     ``part``: only these clips. ``crops``: pictures to keep of each track, ``crop_size``: their side
-    in pixels.
+    in pixels. ``detector_sizes`` None: the store's, or the pack's for a new one.
     """
 
     videos: Sequence[Path]
@@ -60,6 +60,7 @@ class ExtractOptions:
     part: Part = Part()
     crops: int | None = None
     crop_size: int | None = None
+    detector_sizes: tuple[int, ...] | None = None
 
 
 @dataclass
@@ -215,8 +216,9 @@ def extract(
     recipe = Recipe(
         every=options.every or saved.get("every", Recipe.every),
         faces=str(options.faces or saved.get("faces", Recipe.faces)),
-        detector_sizes=tuple(pack.detection.sizes),
-        detector_threshold=pack.detection.threshold,
+        detector_sizes=options.detector_sizes
+        or tuple(saved.get("detector_sizes", pack.detection.sizes)),
+        detector_threshold=saved.get("detector_threshold", pack.detection.threshold),
         precision=str(precision),
         crops=options.crops or saved.get("crops", Recipe.crops),
         crop_size=options.crop_size or saved.get("crop_size", Recipe.crop_size),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import insightface
@@ -115,6 +116,58 @@ def test_detector_keeps_the_largest_faces(lite_pack: Pack, photo: np.ndarray) ->
     areas = np.prod(every.box[:, 2:] - every.box[:, :2], axis=1)
     kept = np.prod(few.box[:, 2:] - few.box[:, :2], axis=1)
     np.testing.assert_allclose(np.sort(kept), np.sort(areas)[-2:])
+
+
+class Looks:
+    """A session that notes the longest side of what it is shown."""
+
+    def __init__(self, session: Any) -> None:
+        self._session, self.sides = session, []
+
+    def run(self, outputs: Any, feed: dict[str, Any]) -> Any:
+        self.sides.append(max(next(iter(feed.values())).shape[2:]))
+        return self._session.run(outputs, feed)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+
+@pytest.mark.parametrize(
+    ("side", "sides"),
+    [(300, [640]), (60, [640, 256]), (0, [640, 256, 1280]), (1000, [640, 256])],
+)
+def test_more_sizes_are_looked_at_where_they_can_find_more(
+    tmp_path: Path, side: int, sides: list[int]
+) -> None:
+    pack = resolve(str(tiny_pack(tmp_path / "pack")))
+    looks = Looks(open_session(pack.detector, Device.CPU))
+    image = np.zeros((1280, 1280, 3), np.uint8)
+    image[140 : 140 + side, 140 : 140 + side] = 255  # the net boxes bright squares
+    faces = Detector(looks, (640, 256, 1280)).detect(image)
+    assert looks.sides == sides
+    assert (len(faces) > 0) == (side > 0)
+
+
+def test_a_face_far_away_is_found_at_the_size_for_it(lite_pack: Pack, photo: np.ndarray) -> None:
+    """Of the photo's six faces, laid small into a large frame, 640 pixels show too little."""
+    nets = open_nets(lite_pack, Device.CPU, Recipe())
+    frame = np.full((1920, 1080, 3), 90, np.uint8)
+    small = cv2.resize(photo, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
+    frame[800 : 800 + small.shape[0], 300 : 300 + small.shape[1]] = small
+    few, more = nets.detector.at((640,)), nets.detector.at(lite_pack.detection.sizes)
+    assert len(few.detect(frame)) == 0
+    assert len(more.detect(frame)) == 6
+
+
+def test_a_face_that_fills_the_frame_is_not_broken_in_two(
+    lite_pack: Pack, photo: np.ndarray
+) -> None:
+    nets = open_nets(lite_pack, Device.CPU, Recipe())
+    faces = nets.detector.at((640,)).detect(photo)
+    x0, y0, x1, y1 = faces.box[faces.score.argmax()].round().astype(int)
+    close = cv2.resize(photo[y0:y1, x0:x1], (1080, 1080), interpolation=cv2.INTER_CUBIC)
+    (box,) = nets.detector.at(lite_pack.detection.sizes).detect(close).box
+    assert box[:2].max() < 200 and box[2:].min() > 880
 
 
 def test_detector_on_a_picture_without_faces(lite: Nets) -> None:
