@@ -21,7 +21,7 @@ from stages.extract.machine import gpus
 from stages.extract.recipe import Recipe, WhichFaces
 from stages.extract.selftest import check_precision
 from stages.extract.sessions import resolve_device
-from stages.extract.workers import Result, WorkerSetup, keep_one_heap, run_clips
+from stages.extract.workers import Result, WorkerSetup, give_back_memory, keep_one_heap, run_clips
 from store.errors import StoreDamagedError, StoreNotFoundError
 from store.layout import Layout
 from store.schema import ClipRecord, ClipRows, Status
@@ -253,8 +253,13 @@ def extract(
         if todo.todo:
             setup = WorkerSetup(str(pack.folder), device, recipe)
             begin = time.perf_counter()
+            written = 0
             for record, rows in _results(setup, summary, options, pack.fingerprint, echo):
                 record = _keep(writer, record, rows, held)
+                written += 0 if rows is None else len(rows.valid)
+                if written >= FLUSH_ROWS:  # what a flush took for a moment: 45 MB
+                    written = 0
+                    give_back_memory()
                 if record.track == 0:
                     summary.add(record)
                     finished(record, summary)

@@ -267,7 +267,7 @@ def extract_here(sources: list[Source], setup: WorkerSetup) -> list[Result]:
         The nets cannot be opened.
     """
     done = [result for _, results in engine_here(setup).run(sources) for result in results]
-    _give_back_memory()
+    give_back_memory()
     return done
 
 
@@ -281,7 +281,7 @@ def keep_one_heap() -> None:
         choose(_ARENA_MAX, 1)
 
 
-def _give_back_memory() -> None:
+def give_back_memory() -> None:
     """Return freed pages to the system, where the C library is glibc.
 
     It keeps the holes that large frames leave: 100 MB a worker after one clip of 1080p.

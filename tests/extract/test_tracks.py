@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
 
 from stages.extract import tracks
 from stages.extract.detector import Faces
 from stages.extract.requests import Detect
-from stages.extract.tracks import Follower, Seen, Tracklet, iou, join, strangers
+from stages.extract.tracks import Follower, Seen, Tracklet, iou, join, match, strangers
 from stages.extract.video import Frame, Image
 
 Script = Callable[[int], list[tuple[float, float, float]]]
@@ -234,3 +235,18 @@ def test_iou() -> None:
     a = np.array([[0, 0, 10, 10]], np.float32)
     b = np.array([[0, 0, 10, 10], [5, 0, 15, 10], [20, 20, 30, 30]], np.float32)
     np.testing.assert_allclose(iou(a, b), [[1, 1 / 3, 0]], atol=1e-6)
+
+
+@given(st.integers(0, 5), st.integers(0, 5), st.integers(0, 10_000))
+def test_pairs_are_those_of_the_solver(n: int, m: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    corner = rng.uniform(0, 200, (n + m, 2))
+    boxes = np.hstack([corner, corner + rng.uniform(20, 120, (n + m, 2))]).astype(np.float32)
+    a, b = boxes[:n], boxes[n:]
+    overlap = iou(a, b)
+    found = match(a, b, 0.1)
+    overlap[overlap < 0.1] = 0
+    best = overlap[linear_sum_assignment(overlap, maximize=True)].sum()
+    assert sum(overlap[i, j] for i, j in found) == pytest.approx(best)
+    assert len({i for i, _ in found}) == len({j for _, j in found}) == len(found)
+    assert all(overlap[i, j] >= 0.1 for i, j in found)
