@@ -21,8 +21,9 @@ from stages.extract.machine import gpus
 from stages.extract.recipe import Recipe, WhichFaces
 from stages.extract.selftest import check_precision
 from stages.extract.sessions import resolve_device
-from stages.extract.workers import Result, WorkerSetup, give_back_memory, keep_one_heap, run_clips
+from stages.extract.workers import Result, WorkerSetup, run_clips
 from store.errors import StoreDamagedError, StoreNotFoundError
+from store.heap import give_back_memory, keep_one_heap
 from store.layout import Layout
 from store.schema import ClipRecord, ClipRows, Status
 

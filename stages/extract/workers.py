@@ -7,12 +7,10 @@ its clip along: pebble replaces it, the clip is tried once more and then given u
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import itertools
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
@@ -28,12 +26,12 @@ from stages.extract.inputs import Source
 from stages.extract.machine import gpus
 from stages.extract.recipe import Recipe
 from store.errors import FacepipeError
+from store.heap import give_back_memory, keep_one_heap
 from store.schema import ClipRecord, ClipRows, Status
 
 Result = tuple[ClipRecord, ClipRows | None]
 
 _TRIES = 2
-_ARENA_MAX = -8  # M_ARENA_MAX of malloc.h
 _POOLS = 5  # that break one after another, with no clip finished or given up, until the run ends
 _LOOK_S = 1.0  # a pool may break without a word to the clips that were just sent
 
@@ -269,30 +267,6 @@ def extract_here(sources: list[Source], setup: WorkerSetup) -> list[Result]:
     done = [result for _, results in engine_here(setup).run(sources) for result in results]
     give_back_memory()
     return done
-
-
-def keep_one_heap() -> None:
-    """Let all threads of this process allocate from one heap, where the C library is glibc.
-
-    It gives threads heaps of their own, which keep what was freed: 40 MB where a store is written.
-    """
-    choose = _glibc("mallopt")
-    if choose is not None:
-        choose(_ARENA_MAX, 1)
-
-
-def give_back_memory() -> None:
-    """Return freed pages to the system, where the C library is glibc.
-
-    It keeps the holes that large frames leave: 100 MB a worker after one clip of 1080p.
-    """
-    trim = _glibc("malloc_trim")
-    if trim is not None:
-        trim(0)
-
-
-def _glibc(name: str) -> Any:
-    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
 
 
 def engine_here(setup: WorkerSetup) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from stages.fit.batches import Batch, ClipData, collate
-from stages.fit.loader import Budget, ClipLoader
+from stages.fit.loader import Budget, ClipLoader, Rows
 from stages.fit.models import StreamStatistics
 from stages.fit.models.frames import PICTURE_MEAN, PICTURE_SD
 from stages.fit.pictures import Image, Pictures
@@ -65,11 +65,14 @@ class CropLoader(ClipLoader):
         self._crops = source.dask("crop")
         self._pictures = pictures
 
-    def _fetch(self, spans: Sequence[ClipSpan]) -> list[ClipData]:
+    def _rows(self, spans: Sequence[ClipSpan]) -> Rows:
         low, high = spans[0].start, max(s.start + s.frames for s in spans)
-        images = self._crops[low:high].compute(scheduler="synchronous")
+        return Rows(low, (self._crops[low:high].compute(scheduler="synchronous"),))
+
+    def _prepared(self, spans: Sequence[ClipSpan], read: Rows) -> list[ClipData]:
+        (images,) = read.arrays
         return [
-            pictured(s.clip, self._pictures.scaled(images[s.start - low :][: s.frames]))
+            pictured(s.clip, self._pictures.scaled(images[s.start - read.low :][: s.frames]))
             for s in spans
         ]
 

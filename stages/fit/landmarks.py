@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 LandmarkMode = Literal["clip", "frame", "none"]
 FIRST_EYE, SECOND_EYE = slice(36, 42), slice(42, 48)  # iBUG-68: left in the picture, then right
+_EYES = slice(2 * FIRST_EYE.start, 2 * SECOND_EYE.stop)  # their columns, side by side
 
 
 def normalise_landmarks(
@@ -51,14 +52,22 @@ def _normalised(points: npt.NDArray[np.floating], mode: LandmarkMode) -> npt.NDA
     if mode == "none" or not len(points):
         return np.array(points, np.float32, order="C")
     # x + iy: a turn and a scale are one product.
-    z = np.array(points, np.float64, order="C").view(np.complex128)  # (v, 68)
-    first, second = z[:, FIRST_EYE].mean(axis=1), z[:, SECOND_EYE].mean(axis=1)  # (v,)
+    eyes = np.array(points[:, _EYES], np.float64, order="C").view(np.complex128)  # (v, 12)
+    first, second = eyes[:, :6].mean(axis=1), eyes[:, 6:].mean(axis=1)  # (v,)
     centre, across = (first + second) / 2, second - first  # (v,)
     distance = np.abs(across)  # (v,)
     if mode == "clip":
         middle = _middle(np.stack([centre.real, centre.imag, across.real, across.imag, distance]))
         centre, across = middle[0] + 1j * middle[1], middle[2] + 1j * middle[3]
         distance = middle[4]
+        # One transform for all: in float32, at half the time, as its rounding is the result's.
+        z = np.array(points, np.float32, order="C").view(np.complex64)  # (v, 68)
+        z -= np.complex64(centre[0])
+        moved: npt.NDArray[np.float32] = z.view(np.float32)
+        if distance[0] > 2e-3 * max(moved.max(), -moved.min()):  # far above where they coincide
+            z *= np.complex64(np.exp(-1j * np.angle(across[0])) / distance[0])
+            return moved
+    z = np.array(points, np.float64, order="C").view(np.complex128)
     z -= centre[:, None]
     squares = z.view(np.float64)  # (v, 136)
     spread = np.sqrt(np.einsum("vi,vi->v", squares, squares) / 68)  # (v,)

@@ -7,12 +7,14 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import dataclass
 from itertools import chain, islice
 from operator import attrgetter
 from typing import Any
 
 import dask
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from stages.fit.batches import Batch, ClipData, beside, collate, draw, prepare
@@ -21,15 +23,15 @@ from stages.fit.models import StreamStatistics
 from stages.fit.spans import ClipSpan, FeatureStore, SpanTable, Stream, arrays_of, group_blocks
 from stages.fit.tasks import Attributes
 from store.companion import Companion
+from store.heap import keep_one_heap
 from store.schema import EMBEDDING_DIM
 
 DEFAULT_BUDGET = 2 * 1024**3
 # Larger ones read no more rows a second (docs/loading.md) and mix fewer places of the store.
-BLOCK_ROWS = 16_384
+BLOCK_ROWS = 24_576
 EXTRACTED = ("appearance", "embedding")  # as far as a clip has them, in every valid frame
-HELD_BLOCKS = 8
+HELD_BLOCKS = 6
 BLOCKS_AHEAD = 2
-READERS = 2  # threads
 
 
 class Budget:
@@ -53,13 +55,21 @@ class Budget:
             self.left += size
 
 
+@dataclass(frozen=True)
+class Rows:
+    """What was read of a block: arrays of rows from ``low`` on, in the order of the loader's."""
+
+    low: int
+    arrays: tuple[npt.NDArray[Any], ...]
+
+
 class ClipLoader:
     """Padded batches of chosen clips of a store.
 
-    Clips are grouped, in row order, into blocks; a block is one Dask computation, done in one of
-    READERS threads while the caller works on the blocks before it. Blocks stay in memory while they
+    Clips are grouped, in row order, into blocks; a block is one Dask computation, done in a
+    thread while the caller works on the blocks before it. Blocks stay in memory while they
     fit ``budget`` and are read again in every epoch beyond it. On top of the budget come the blocks
-    at work, at most HELD_BLOCKS + BLOCKS_AHEAD + 2 of them, about 300 MB with float16 features,
+    at work, at most HELD_BLOCKS + BLOCKS_AHEAD + 2 of them, about 400 MB with float16 features,
     however large the store is. What is given, and in which order, depends on neither budget nor
     timing.
 
@@ -146,27 +156,34 @@ class ClipLoader:
     def __len__(self) -> int:
         return len(self.clips)
 
-    def _read(self, block: int) -> list[ClipData]:
-        """Read one block, or take it from memory."""
-        if block in self._kept:
-            return self._kept[block]
-        clips = self._fetch(self.blocks[block])
+    def _read(self, block: int) -> list[ClipData] | Rows:
+        """Read one block's rows from the store, or take its clips from memory."""
+        return self._kept[block] if block in self._kept else self._rows(self.blocks[block])
+
+    def _clips(self, block: int, read: list[ClipData] | Rows) -> list[ClipData]:
+        """Turn what was read of a block into clips; they stay while they fit the budget."""
+        if isinstance(read, list):
+            return read
+        clips = self._prepared(self.blocks[block], read)
         if self._budget.take(_size(clips)):
             self._kept[block] = clips
         return clips
 
-    def _fetch(self, spans: Sequence[ClipSpan]) -> list[ClipData]:
-        """Read the clips of one block from the store."""
+    def _rows(self, spans: Sequence[ClipSpan]) -> Rows:
+        """Read the rows of one block from the store."""
         low = spans[0].start
         high = max(s.start + s.frames for s in spans)
-        # In the loader's own threads, a block in each: Dask's, which share out a block's pieces,
-        # took up to twice the CPU time for the same rows. As pieces: of an array that is one piece
-        # Dask would return a copy.
+        # In the loader's own thread: Dask's, which share out a block's pieces, took up to twice the
+        # CPU time for the same rows. As pieces: of an array that is one piece Dask would return a
+        # copy.
         pieces = [a[low:high].to_delayed().ravel().tolist() for a in self._arrays]
-        (read,) = dask.compute(pieces, scheduler="synchronous")
-        *parts, landmark, valid, timestamp = (
-            found[0] if len(found) == 1 else np.concatenate(found) for found in read
-        )
+        (read,) = dask.compute(pieces, scheduler="synchronous", optimize_graph=False)
+        arrays = tuple(found[0] if len(found) == 1 else np.concatenate(found) for found in read)
+        return Rows(low, arrays)
+
+    def _prepared(self, spans: Sequence[ClipSpan], read: Rows) -> list[ClipData]:
+        """Cut a block's rows into what models read of its clips."""
+        *parts, landmark, valid, timestamp = read.arrays
         features, beyond = parts[: len(self.widths)], parts[len(self.widths) :]
         whole = features[0] if len(features) == 1 else np.concatenate(features, axis=1)
         for name, part in zip(self._names, features, strict=True):
@@ -175,7 +192,7 @@ class ClipLoader:
         widths = (*self.widths, self.extra_width) if beyond else self.widths
         clips = []
         for span in spans:
-            rows = slice(span.start - low, span.start - low + span.frames)
+            rows = slice(span.start - read.low, span.start - read.low + span.frames)
             appearance = whole[rows]
             clip = prepare(
                 span.clip,
@@ -197,16 +214,23 @@ class ClipLoader:
         self._kept.clear()
 
     def _stream(self, order: Sequence[int]) -> Iterator[list[ClipData]]:
-        """Blocks in the order given, the next ones read while the caller works on this one."""
-        ahead = ThreadPoolExecutor(READERS, thread_name_prefix="facepipe-loader")
-        waiting: deque[Future[list[ClipData]]] = deque()
+        """Blocks in the order given, the next ones read while the caller works on this one.
+
+        Rows are read in two threads and cut into clips in the caller's, which in training is that
+        of the batches.
+        """
+        keep_one_heap()
+        ahead = ThreadPoolExecutor(2, thread_name_prefix="facepipe-loader")
+        waiting: deque[tuple[int, Future[list[ClipData] | Rows]]] = deque()
         try:
             for block in order:
-                waiting.append(ahead.submit(self._read, block))
+                waiting.append((block, ahead.submit(self._read, block)))
                 if len(waiting) > BLOCKS_AHEAD:
-                    yield waiting.popleft().result()
+                    first, read = waiting.popleft()
+                    yield self._clips(first, read.result())
             while waiting:
-                yield waiting.popleft().result()
+                first, read = waiting.popleft()
+                yield self._clips(first, read.result())
         finally:
             ahead.shutdown(cancel_futures=True)
 
