@@ -25,6 +25,7 @@ KIND = "tracks"
 SUFFIXES = (".csv", ".txt")
 INTENSITIES = "AU*_r"
 _SINGLE = re.compile(r"(?P<clip>.+?)[_-]?au_?0*(?P<unit>\d+)([_-]int)?", re.IGNORECASE)
+_ABOUT_FRAME = ("frame", "face_id", "timestamp", "confidence", "success")  # and no labels of it
 _LEAST_PART = 4  # letters and digits of a name that may stand within a clip's
 Track = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
 
@@ -163,7 +164,7 @@ def _read(file: Path, root: Path, columns: str) -> tuple[str, dict[str, Track]]:
         table = read_table(file, ("frame", name))  # again: its first line is no header
         frame = _from_zero(file, numbers(file, table, "frame"))
         return single["clip"], {name: (frame, numbers(file, table, name))}
-    names = [name for name in table.columns if fnmatchcase(name, columns)]
+    names = [n for n in table.columns if fnmatchcase(n, columns) and n not in _ABOUT_FRAME]
     if not names:
         raise TableError(
             f"{file}: expected columns named like {columns}, got {', '.join(table.columns[:8])}",

@@ -54,6 +54,9 @@ def test_openfaces_file_becomes_rows(path: Path, tmp_path: Path) -> None:
     assert np.isnan(_read(path, tmp_path / "tracks", "a/two.mp4")).all()
     assert any("nobody.csv" in line for line in done.notes)
     assert any("behind the last frame" in line for line in done.notes)
+    with store.open(path) as opened:  # whatever the pattern, what numbers a frame is no label of it
+        every = import_tracks(files, opened, tmp_path / "every", columns="*").companion
+    assert every.columns == ("AU01_r", "AU12_c", "AU12_r")
 
 
 def test_a_file_for_each_unit(path: Path, tmp_path: Path) -> None:
