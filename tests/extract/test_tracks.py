@@ -217,6 +217,7 @@ def test_joining_is_what_it_would_be_pair_by_pair(seed: int) -> None:
     assert join(parts, needed) == slow_join(parts, vectors)
 
 
+@pytest.mark.no_cover
 def test_thousands_of_tracklets_are_joined_in_seconds() -> None:
     parts, vectors = crowd(2000, 2, 0)
     began = time.process_time()

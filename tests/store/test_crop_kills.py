@@ -74,6 +74,7 @@ def following(done):
     return [dict.fromkeys("abc", OLD), *steps(Nothing())][done : done + 1]
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("after", [False, True])
 def test_a_kill_loses_rows_and_crops_of_a_clip_together_or_neither(tmp_path, monkeypatch, after):
     """Killed halfway through what can be left half done, else before (or after) the point."""

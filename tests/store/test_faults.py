@@ -170,6 +170,7 @@ def check(path, allowed, at):
     shutil.rmtree(path)
 
 
+@pytest.mark.no_cover
 def test_killed_at_every_point_the_store_is_whole(base, passed, tmp_path, monkeypatch):
     """Killed halfway through what can be left half done, and before everything else.
 
@@ -197,6 +198,7 @@ def opened(left, path, faults, at):
     return points
 
 
+@pytest.mark.no_cover
 def test_killed_again_while_it_is_mended_the_store_is_whole(base, passed, tmp_path, monkeypatch):
     """Killed, and once more at every point of the opening that mends what that left."""
     faults, names, seen = Faults(monkeypatch), passed[0], set()
@@ -241,6 +243,7 @@ def full_disk():
     return OSError(errno.ENOSPC, "No space left on device")
 
 
+@pytest.mark.no_cover
 def test_refused_at_every_point_is_one_line_and_loses_nothing(base, passed, tmp_path, monkeypatch):
     """A full disk at every write, rename and commit; an fsync that fails wherever there is one."""
     faults = Faults(monkeypatch)

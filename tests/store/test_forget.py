@@ -179,6 +179,7 @@ def test_unknown_clips_change_nothing(made):
     assert before == {f: f.read_bytes() for f in made.rglob("*") if f.is_file()}
 
 
+@pytest.mark.no_cover
 def test_a_kill_leaves_the_clip_or_takes_it(tmp_path, monkeypatch):
     made = tmp_path / "a.store"
     with store.Writer(made, clips.PROVENANCE, layout=Layout(8, 16, 12)) as w:

@@ -211,6 +211,7 @@ def sha(given):
     st.sampled_from([(1, 1, 1), (2, 4, 5), (4, 8, 12), (3, 30, 1000)]),
     st.booleans(),
 )
+@pytest.mark.no_cover
 def test_any_sequence_equals_the_model(steps, layout, crops):
     folder = Path(tempfile.mkdtemp())
     with pytest.MonkeyPatch.context() as patch:

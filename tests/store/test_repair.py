@@ -142,6 +142,7 @@ def test_the_next_extraction_takes_the_clip_up(path, tmp_path):  # noqa: F811
     assert [source.clip for source in plan().todo] == ["1"]
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("damage", ["rows", "record"])
 def test_a_kill_leaves_it_damaged_or_repaired(path, tmp_path, monkeypatch, damage):  # noqa: F811
     if damage == "rows":
