@@ -94,6 +94,7 @@ bench-science: setup
 	$(call SCIENCE,planted,--models $(PLANTED))
 	$(call SCIENCE,demo)
 	$(call SCIENCE,mdr,$(CLIPS))
+	$(call SCIENCE,au,$(CLIPS))
 	test -z '$(SCUT)' || $(call SCIENCE,scut,'$(SCUT)')
 	test -z '$(SCUT)' || $(call SCIENCE,deep,'$(SCUT)')
 	test -z '$(SCUT)' || $(call SCIENCE,hmtnet,'$(SCUT)' --scratch 16 --networks $(PICTURES))

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy.linalg import LinAlgWarning
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import Ridge
@@ -282,6 +283,7 @@ def _heads(
         model = _regressor(config, person[rows])
         with warnings.catch_warnings():  # the network is to stop where it is told to
             warnings.simplefilter("ignore", ConvergenceWarning)
+            warnings.simplefilter("ignore", LinAlgWarning)  # of strengths that are tried, not taken
             model.fit(frames.x[rows], target)
         heads.append(head_of(model, columns, target))
     return heads

@@ -7,6 +7,7 @@ V_a) > S(d_t, V_b): of a clip over all its targets t, and the mean over clips. C
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.svm import LinearSVC
 from torch import Tensor
 
@@ -67,7 +69,9 @@ def rank_svm(places: Tensor, frames: Tensor, seen: Tensor, reach: int) -> float:
             right, total = right + 1, total + 1  # one pair can always be ranked
             continue
         machine = LinearSVC(C=1.0, fit_intercept=False, dual=True, max_iter=2000, random_state=0)
-        machine.fit(rows_of * sign[:, None], sign)
+        with warnings.catch_warnings():  # a bound that is a hair too low is one all the same
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            machine.fit(rows_of * sign[:, None], sign)
         right += int((rows_of @ machine.coef_[0] > 0).sum())
         total += len(rows_of)
     return right / total if total else math.nan
