@@ -6,8 +6,8 @@ of the distance between the eyes. The heads read the appearance alone, with and 
 beside: Table I of the MDR slides with another label. ICC(3,1) and MSE over frames of persons that
 were held out; 95 % intervals draw whole persons.
 
-A table, one line of JSON at the end; leaves with 1 unless the mouth's opening is read better than by
-chance (the demo's eight persons are too few to say so of the smile).
+A table, one line of JSON at the end; leaves with 1 unless the mouth's opening is read better than
+by chance (the demo's eight persons are too few to say so of the smile).
 
     python benchmarks/au.py [FOLDER] [--store FILE] [--out benchmarks/results/NAME.json]
 

@@ -19,10 +19,12 @@ from stages.fit.action_units import fit_au
 from stages.fit.au_inputs import AuConfig
 from stages.fit.config import FitConfig, apply_overrides
 from stages.fit.dynamics.config import MdrConfig
+from stages.fit.dynamics.features import load_generator
 from stages.fit.dynamics.run import fit_mdr
 from stages.fit.frame_run import load_scorer
 from stages.fit.models import ModelError
 from stages.fit.run import RunError, fit, load_run
+from store.companion import CompanionError
 from tests.testing.clips import moving_square
 from tests.testing.runs import QUICK, labelled_videos
 
@@ -199,6 +201,27 @@ def test_au_tells_the_tracks_of_new_clips(
     np.testing.assert_allclose(frames["AU12_r"], truth, atol=0.02)
 
 
+def test_a_model_of_several_tasks_tells_them_all(
+    run: tuple[Path, ExtractOptions], tmp_path: Path
+) -> None:
+    _, options = run
+    table = pd.read_csv(options.videos[0] / "labels.csv", dtype={"clip": str})
+    table["size"] = np.where(table["score"] > table["score"].median(), "large", "small")
+    table.to_csv(tmp_path / "labels.csv", index=False)
+    asked = ["epochs=1", "bootstrap=100", "train.refit=false"]
+    config = apply_overrides(FitConfig(model="hmtnet"), asked)
+    fit(options.store, tmp_path / "labels.csv", tmp_path / "run", config)
+    (tmp_path / "new").mkdir()
+    moving_square(tmp_path / "new" / "new.mp4", frames=5)
+    (tmp_path / "new" / "none.mp4").write_text("text")
+    given = replace(options, videos=[tmp_path / "new"], store=tmp_path / "unused.store")
+    scoring.score(given, tmp_path / "run", tmp_path / "s.csv", False, options.pack)
+    told = pd.read_csv(tmp_path / "s.csv").set_index("clip")
+    assert told.columns[:3].tolist() == ["score", "size", "status"]
+    assert told.loc["new.mp4", "size"] in ("large", "small")
+    assert told.loc["none.mp4", ["score", "size"]].isna().all()
+
+
 def test_a_damaged_run_of_frames_is_told(frame_runs: tuple[Path, Path], tmp_path: Path) -> None:
     import shutil
 
@@ -208,3 +231,7 @@ def test_a_damaged_run_of_frames_is_told(frame_runs: tuple[Path, Path], tmp_path
         (copy / damaged).write_text("{}")
         with pytest.raises(RunError, match=r"heads\.safetensors: cannot|cannot be applied"):
             load_scorer(copy)
+    shutil.copytree(frame_runs[0], tmp_path / "mdr")
+    (tmp_path / "mdr" / "features" / "about.json").unlink()
+    with pytest.raises(CompanionError, match=r"about\.json: cannot be read"):
+        load_generator(tmp_path / "mdr" / "features")

@@ -96,7 +96,12 @@ def load_generator(folder: Path) -> tuple[Generator, MdrConfig, dict[str, Any]]:
     CompanionError
         There is none, or it is damaged.
     """
-    about = json.loads((folder / ABOUT).read_text("utf-8"))
+    try:
+        about = json.loads((folder / ABOUT).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise CompanionError(
+            f"{folder / ABOUT}: cannot be read ({error})", "copy the folder again, or make it again"
+        ) from None
     if about.get("kind") != KIND:
         raise CompanionError(
             f"{folder}: features of kind {about.get('kind')!r} cannot be made for new clips",
