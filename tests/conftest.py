@@ -4,11 +4,15 @@ from pathlib import Path
 
 import cv2
 import pytest
+from hypothesis import settings
 
 from stages.extract import packs
 from tests.testing.packs import tiny_pack
 
 cv2.setNumThreads(1)
+# How long an example takes says how busy the machine is, and nothing of the code.
+settings.register_profile("facepipe", deadline=None)
+settings.load_profile("facepipe")
 
 
 @pytest.fixture(scope="session")
