@@ -61,8 +61,7 @@ class MdrRun(OfStore):
         """Raise ModelError: the pairs of frames are ranked, single frames are not."""
         raise ModelError(
             "model 'mdr' says nothing of single frames in a table",
-            "leave out --per-frame; `--store` keeps the features, and MDR of another store is made "
-            "by fitting on it",
+            "leave out --per-frame",
         )
 
     def predict_from(self, source: FeatureStore, take: Take | None = None) -> pd.DataFrame:
