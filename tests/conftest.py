@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -13,6 +15,15 @@ cv2.setNumThreads(1)
 # How long an example takes says how busy the machine is, and nothing of the code.
 settings.register_profile("facepipe", deadline=None)
 settings.load_profile("facepipe")
+
+
+@pytest.fixture(autouse=True)
+def no_real_time() -> Iterator[None]:
+    """No test may leave this process, and with it all it starts, with a real-time priority."""
+    policy = getattr(os, "sched_getscheduler", lambda pid: 0)
+    before = policy(0)
+    yield
+    assert policy(0) == before
 
 
 @pytest.fixture(scope="session")

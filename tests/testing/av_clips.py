@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,24 @@ def frames(count: int = len(MARKS)) -> list[np.ndarray]:
     return [picture([(20 + 2 * i % 20, 24, 20)], (64, 48)) for i in range(count)]
 
 
+@contextmanager
+def no_real_time() -> Iterator[None]:
+    """Take back the real-time priority that SVT-AV1 gives the thread it is run in, as root.
+
+    All that a process with it starts has it too, and yields to nobody: two busy ones hold two
+    cores up for good, Chromium's in the kernel.
+    """
+    if not hasattr(os, "sched_getscheduler"):  # not Linux
+        yield
+        return
+    before = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, *before)
+
+
+@no_real_time()
 def write_av(
     path: Path,
     images: Sequence[np.ndarray],
