@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -217,10 +218,27 @@ def read_generation(path: Path | RemoteFolder) -> int:
         raise ValueError(f"{path}: zarr.json has no attribute 'generation'") from error
 
 
+@cache
+def _threads() -> ThreadPoolExecutor:
+    """Return the threads of this process that write: starting them anew costs more than a flush."""
+    return ThreadPoolExecutor(4, "facepipe-arrays")
+
+
 def _at_once(do: Callable[[_T], None], items: Iterable[_T]) -> None:
-    """Work on all arrays side by side: one compresses while the disk syncs another."""
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(do, items))
+    """Work on all arrays side by side: one compresses while the disk syncs another.
+
+    If one fails, none is begun after it, and none is under way any more when this raises.
+    """
+    tasks = [_threads().submit(do, item) for item in items]
+    try:
+        wait(tasks, return_when=FIRST_EXCEPTION)
+    finally:
+        for task in tasks:
+            task.cancel()
+        wait(tasks)
+    for task in tasks:
+        if not task.cancelled():
+            task.result()
 
 
 def _check(array: zarr.Array[Any], spec: ArraySpec) -> None:

@@ -1,4 +1,4 @@
-"""The command line as a user types it, in a folder of their own, in a process of its own."""
+"""The command line as a user types it, in a folder of their own."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ import pytest
 
 import store
 from tests.testing.clips import moving_square, picture, write_video
-from tests.testing.command import ENV, pipeline
+from tests.testing.command import ENV, called, pipeline
 from tests.testing.packs import tiny_pack
 from tests.testing.runs import QUICK, labelled_videos
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's folder in which the first two lines of the README were typed."""
+    """A user's folder in which the first two lines of the README were typed, each a process."""
     folder = tmp_path_factory.mktemp("home")
     labelled_videos(folder / "videos")
     tiny_pack(folder / "pack")
@@ -38,20 +38,20 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_extract_filled_the_default_store(home: Path) -> None:
     assert store.verify(home / "features.store").ok
-    done = pipeline(home, "extract", "videos/", "--pack", "pack", "--json")
+    done = called(home, "extract", "videos/", "--pack", "pack", "--json")
     told = json.loads(done.stdout)
     assert told["skipped"] == 24
     assert told["clips"] == {}
 
 
 def test_store_commands(home: Path) -> None:
-    info = json.loads(pipeline(home, "store", "info", "features.store", "--json").stdout)
+    info = json.loads(called(home, "store", "info", "features.store", "--json").stdout)
     assert info["frames"] == 240
     assert info["arrays"]["landmark"]["shape"] == [240, 136]
     assert info["clips"] == {"ok": 24}
-    assert "240 frames" in pipeline(home, "store", "info", "features.store").stdout
-    assert "whole" in pipeline(home, "store", "verify", "features.store").stdout
-    lines = pipeline(home, "store", "digest", "features.store").stdout.splitlines()
+    assert "240 frames" in called(home, "store", "info", "features.store").stdout
+    assert "whole" in called(home, "store", "verify", "features.store").stdout
+    lines = called(home, "store", "digest", "features.store").stdout.splitlines()
     assert [line.split()[0] for line in lines] == [f"{i:02d}.mp4" for i in range(24)]
     assert all(len(line.split()[1]) == 64 for line in lines)
 
@@ -65,7 +65,7 @@ def test_verify_leaves_with_1_on_damage(home: Path, tmp_path: Path) -> None:
     data = bytearray(shard.read_bytes())
     data[2000:2100] = bytes(100)
     shard.write_bytes(data)
-    done = pipeline(tmp_path, "store", "verify", "damaged.store", "--json", code=1)
+    done = called(tmp_path, "store", "verify", "damaged.store", "--json", code=1)
     assert not json.loads(done.stdout)["ok"]
 
 
@@ -99,7 +99,7 @@ def test_score_gives_every_file_a_row(home: Path) -> None:
 
 
 def test_score_is_the_prediction_of_fit_on_the_same_clips(home: Path) -> None:
-    pipeline(
+    called(
         home,
         "score",
         "videos/",
@@ -126,8 +126,8 @@ def test_score_refuses_a_store_of_another_pack(home: Path, tmp_path: Path) -> No
     one.mkdir()
     moving_square(one / "a.mp4", frames=5)
     other = str(tmp_path / "other.store")
-    pipeline(home, "extract", str(one), "--pack", str(tmp_path / "other"), "--store", other)
-    done = pipeline(home, "score", str(one), "--pack", "pack", "--store", other, code=2)
+    called(home, "extract", str(one), "--pack", str(tmp_path / "other"), "--store", other)
+    done = called(home, "score", str(one), "--pack", "pack", "--store", other, code=2)
     assert "pack" in done.stderr
     assert "->" in done.stderr
 
@@ -158,7 +158,7 @@ def test_a_users_mistake_is_one_clear_line_and_exit_code_2(
     home: Path, args: list[str], expected: str
 ) -> None:
     (home / "empty").mkdir(exist_ok=True)
-    done = pipeline(home, *args, code=2)
+    done = called(home, *args, code=2)
     assert expected in done.stderr
     if "Usage" not in done.stderr:
         lines = [line for line in done.stderr.splitlines() if line.startswith("error:")]
@@ -179,7 +179,7 @@ def test_a_users_mistake_is_one_clear_line_and_exit_code_2(
 def test_labels_that_will_not_do(home: Path, tmp_path: Path, labels: str, expected: str) -> None:
     path = tmp_path / "labels.csv"
     path.write_text(labels)
-    done = pipeline(home, "fit", "--labels", str(path), code=2)
+    done = called(home, "fit", "--labels", str(path), code=2)
     assert expected in done.stderr
 
 
@@ -190,7 +190,7 @@ def test_a_store_of_a_newer_format_is_refused(home: Path, tmp_path: Path) -> Non
     index.execute("UPDATE meta SET value = '2' WHERE key = 'format_version'")
     index.commit()
     index.close()
-    done = pipeline(tmp_path, "store", "info", "newer.store", code=2)
+    done = called(tmp_path, "store", "info", "newer.store", code=2)
     assert "format 2" in done.stderr
 
 
@@ -200,7 +200,7 @@ def test_a_locked_store_names_its_holder(home: Path, tmp_path: Path, small_pack:
     moving_square(one / "a.mp4", frames=5)
     provenance = {"pack": {"name": "x", "fingerprint": "x"}, "recipe": {}}
     with store.Writer(tmp_path / "held.store", provenance):
-        done = pipeline(
+        done = called(
             tmp_path,
             "extract",
             "videos",
@@ -214,13 +214,13 @@ def test_a_locked_store_names_its_holder(home: Path, tmp_path: Path, small_pack:
 
 
 def test_dry_run(home: Path, tmp_path: Path) -> None:
-    done = pipeline(home, "extract", "videos", "--dry-run", "--store", "other.store", "--json")
+    done = called(home, "extract", "videos", "--dry-run", "--store", "other.store", "--json")
     assert len(json.loads(done.stdout)["extract"]) == 24
     assert not (home / "other.store").exists()
 
 
 def test_packs_list_names_licences(home: Path) -> None:
-    listed = json.loads(pipeline(home, "packs", "list", "--json").stdout)
+    listed = json.loads(called(home, "packs", "list", "--json").stdout)
     assert {"lite", "buffalo_l"} <= set(listed)
     assert "non-commercial" in listed["buffalo_l"]["licence"]
 
@@ -264,5 +264,5 @@ def test_signals_stop_it_soon_and_leave_a_whole_store(
     assert done and left
     for name in left[8:]:
         (many / name).unlink()
-    pipeline(tmp_path, "extract", "videos", "--pack", str(home / "pack"))
+    called(tmp_path, "extract", "videos", "--pack", str(home / "pack"))
     assert store.open(tmp_path / "features.store").n_rows == (len(done) + 8) * 300

@@ -15,7 +15,7 @@ import pytest
 
 import store
 from tests.testing.clips import moving_square
-from tests.testing.command import ENV, pipeline
+from tests.testing.command import ENV, called
 from tests.testing.packs import tiny_pack
 from tests.testing.runs import QUICK, labelled_videos
 
@@ -30,11 +30,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "videos/labels.csv").rename(folder / "labels.csv")
     tiny_pack(folder / "pack")
     cluster = ["--scheduler", "local", "--workers", "2"]
-    done = pipeline(folder, "extract", "videos/", "--pack", "pack", *cluster)
+    done = called(folder, "extract", "videos/", "--pack", "pack", *cluster)
     assert "dashboard: http://" in done.stderr
     assert "with 2 workers" in done.stdout
     for part in ("1/2", "2/2"):
-        pipeline(folder, "extract", "videos/", "--pack", "pack", "--part", part)
+        called(folder, "extract", "videos/", "--pack", "pack", "--part", part)
     return folder
 
 
@@ -42,30 +42,28 @@ def test_parts_make_up_the_whole(home: Path) -> None:
     held = [{r.clip for r in store.open(home / part).records()} for part in PARTS]
     assert all(held) and not held[0] & held[1]
     assert len(held[0] | held[1]) == 24
-    whole = pipeline(home, "store", "digest", "features.store").stdout
+    whole = called(home, "store", "digest", "features.store").stdout
     assert len(whole.splitlines()) == 24
-    assert pipeline(home, "store", "digest", *PARTS).stdout == whole
+    assert called(home, "store", "digest", *PARTS).stdout == whole
 
 
 def test_info_and_verify_of_several(home: Path) -> None:
-    told = json.loads(pipeline(home, "store", "info", *PARTS, "--json").stdout)
+    told = json.loads(called(home, "store", "info", *PARTS, "--json").stdout)
     assert told["store"] == PARTS
     assert told["frames"] == 240 and told["clips"] == {"ok": 24}
     assert told["arrays"]["embedding"]["shape"] == [240, 512]
-    sizes = [
-        json.loads(pipeline(home, "store", "info", p, "--json").stdout)["bytes"] for p in PARTS
-    ]
+    sizes = [json.loads(called(home, "store", "info", p, "--json").stdout)["bytes"] for p in PARTS]
     assert told["bytes"] == sum(sizes)
-    report = json.loads(pipeline(home, "store", "verify", *PARTS, "--json").stdout)
+    report = json.loads(called(home, "store", "verify", *PARTS, "--json").stdout)
     assert report["ok"] and report["clips"] == 24 and report["rows"] == 240
-    done = pipeline(home, "store", "verify", *PARTS)
+    done = called(home, "store", "verify", *PARTS)
     assert "whole" in done.stdout and all(part in done.stdout for part in PARTS)
 
 
 def test_fit_reads_several_stores_as_one(home: Path) -> None:
     settings = [part for setting in QUICK for part in ("--set", setting)]
     stores = [part for name in PARTS for part in ("--store", name)]
-    pipeline(home, "fit", *stores, *settings, "--run", "run")
+    called(home, "fit", *stores, *settings, "--run", "run")
     assert json.loads((home / "run/provenance.json").read_text())["store_path"] == PARTS
     clips = {line.split(",")[0] for line in (home / "run/split.csv").read_text().splitlines()[1:]}
     assert clips == {f"{i:02d}.mp4" for i in range(24)}
@@ -73,9 +71,9 @@ def test_fit_reads_several_stores_as_one(home: Path) -> None:
 
 def test_an_explicit_store_is_taken_as_it_is(home: Path, tmp_path: Path) -> None:
     given = ["--part", "1/2", "--store", str(tmp_path / "mine.store"), "--dry-run", "--json"]
-    told = json.loads(pipeline(home, "extract", "videos", "--pack", "pack", *given).stdout)
+    told = json.loads(called(home, "extract", "videos", "--pack", "pack", *given).stdout)
     assert set(told["extract"]) == {r.clip for r in store.open(home / PARTS[0]).records()}
-    done = pipeline(home, "extract", "videos", "--part", "1/2", "--dry-run", "--json").stdout
+    done = called(home, "extract", "videos", "--part", "1/2", "--dry-run", "--json").stdout
     assert not json.loads(done)["extract"]  # the part's own store holds them
 
 
@@ -91,7 +89,7 @@ def test_an_explicit_store_is_taken_as_it_is(home: Path, tmp_path: Path) -> None
 def test_mistakes_are_one_clear_line_and_exit_code_2(
     home: Path, args: list[str], expected: str
 ) -> None:
-    done = pipeline(home, *args, code=2)
+    done = called(home, *args, code=2)
     assert expected in done.stderr
     assert len([line for line in done.stderr.splitlines() if line.startswith("error:")]) == 1
 
@@ -100,7 +98,7 @@ def test_no_cluster_at_the_address_ends_with_2_and_leaves_nothing(home: Path) ->
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
         args = ["--pack", "pack", "--scheduler", address, "--store", "none.store"]
-        done = pipeline(home, "extract", "videos", *args, code=2)
+        done = called(home, "extract", "videos", *args, code=2)
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert address in line and "no Dask scheduler" in line
     assert not (home / "none.store").exists()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import store
 from tests.testing.clips import moving_square
-from tests.testing.command import pipeline
+from tests.testing.command import called
 from tests.testing.packs import tiny_pack
 
 
@@ -14,12 +14,12 @@ def test_extract_keeps_crops_and_info_shows_them(tmp_path: Path) -> None:
     moving_square(tmp_path / "videos" / "a.mp4", frames=6)
     tiny_pack(tmp_path / "pack")
     given = ("extract", "videos/", "--pack", "pack", "--workers", "1")
-    pipeline(tmp_path, *given, "--crops", "2", "--crop-size", "32")
+    called(tmp_path, *given, "--crops", "2", "--crop-size", "32")
     assert store.open(tmp_path / "features.store").crops("a.mp4")[1].shape == (2, 32, 32, 3)
-    told = json.loads(pipeline(tmp_path, "store", "info", "features.store", "--json").stdout)
+    told = json.loads(called(tmp_path, "store", "info", "features.store", "--json").stdout)
     assert told["arrays"]["crop"] == {"shape": [2, 32, 32, 3], "dtype": "uint8"}
-    pipeline(tmp_path, "store", "verify", "features.store")
-    refused = pipeline(tmp_path, *given, "--crops", "3", code=2)
+    called(tmp_path, "store", "verify", "features.store")
+    refused = called(tmp_path, *given, "--crops", "3", code=2)
     assert "crops=2; this run asks for crops=3" in " ".join(refused.stderr.split())
 
 
@@ -32,6 +32,6 @@ def test_what_needs_a_local_store_says_so(tmp_path: Path) -> None:
         ("features", ".", "--layer", "507", "--store", "s3://bucket/x.store"),
     ):
         (tmp_path / "a.mp4").touch()
-        done = pipeline(tmp_path, *args, code=2)
+        done = called(tmp_path, *args, code=2)
         assert "expected a path on a local disk, got a URL" in " ".join(done.stderr.split()), args
     assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]

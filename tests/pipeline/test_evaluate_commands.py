@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.fit.study_clips import make_study
-from tests.testing.command import ENV, pipeline
+from tests.testing.command import ENV, called
 
 QUICK = [
     *("--folds", "2", "--repeats", "1"),
@@ -31,7 +31,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_evaluate_prints_a_table_and_what_it_supports(home: Path) -> None:
-    done = pipeline(home, "evaluate", "--models", "2stcn,meanpool", *QUICK, *TINY)
+    done = called(home, "evaluate", "--models", "2stcn,meanpool", *QUICK, *TINY)
     first = [line.split("  ")[0].strip() for line in done.stdout.splitlines()]
     for name in ("2stcn", "2stcn (frames shuffled)", "meanpool", "attributes only", "constant"):
         assert name in first
@@ -42,7 +42,7 @@ def test_evaluate_prints_a_table_and_what_it_supports(home: Path) -> None:
         "config.json", "report.md", "tables.csv", "comparisons.csv", "predictions.csv", "folds",
     }  # fmt: skip
 
-    again = pipeline(home, "evaluate", "--models", "2stcn,meanpool", *QUICK, *TINY, "--json")
+    again = called(home, "evaluate", "--models", "2stcn,meanpool", *QUICK, *TINY, "--json")
     told = json.loads(again.stdout)
     assert told["out"] == "evaluation"
     rows = {(row["contestant"], row["subset"]): row for row in told["rows"]}
@@ -54,19 +54,19 @@ def test_evaluate_prints_a_table_and_what_it_supports(home: Path) -> None:
 
 def test_evaluate_explains_attention_and_tells_frames(home: Path) -> None:
     args = ["evaluate", "--models", "2stcn", "--out", "explained", *QUICK, *TINY]
-    done = pipeline(home, *args, "--explain", "--per-frame", "frames", "--json")
+    done = called(home, *args, "--explain", "--per-frame", "frames", "--json")
     links = json.loads(done.stdout)["explain"]
     assert [link["measure"] for link in links] == ["|yaw|", "|roll|", "mouth opening", "smile"]
     assert all(set(link["within"]) == {"value", "low", "high"} for link in links)
     assert (home / "explained" / "explain.csv").is_file()
     assert len(list((home / "frames" / "2stcn" / "repeat0").rglob("*.csv"))) == 24
-    again = pipeline(home, *args, "--explain")
+    again = called(home, *args, "--explain")
     assert "The slides' claim" in again.stdout
 
 
 def test_ablate_killed_and_run_again_writes_the_same_table(home: Path) -> None:
     asked = ["--group", "person", *QUICK, *TINY]
-    done = pipeline(home, "ablate", "--out", "table3", *asked)
+    done = called(home, "ablate", "--out", "table3", *asked)
     assert "report: table3/report.md" in done.stdout
     text = (home / "table3" / "report.md").read_text()
     assert "## In the paper's layout" in text and "| 0.3848 | 0.2498 |" in text
@@ -85,7 +85,7 @@ def test_ablate_killed_and_run_again_writes_the_same_table(home: Path) -> None:
     assert 5 <= len(kept) < len(list(home.glob("table3/folds/*/*.json")))
     assert not (cut / "report.md").exists()
 
-    pipeline(home, "ablate", "--out", "cut", *asked)
+    called(home, "ablate", "--out", "cut", *asked)
     assert {f: f.stat().st_mtime_ns for f in kept} == kept
     for name in ("report.md", "tables.csv", "comparisons.csv", "predictions.csv"):
         assert (cut / name).read_bytes() == (home / "table3" / name).read_bytes(), name
@@ -99,6 +99,6 @@ def test_ablate_killed_and_run_again_writes_the_same_table(home: Path) -> None:
     ],
 )
 def test_mistakes_are_told_in_a_line(home: Path, args: list[str], message: str) -> None:
-    done = pipeline(home, *args, "--out", "nowhere", code=2)
+    done = called(home, *args, "--out", "nowhere", code=2)
     assert message in done.stderr
     assert not (home / "nowhere").exists()

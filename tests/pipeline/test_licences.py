@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.licence_commands import licences
 from pipeline.licences import dependencies, of
-from tests.testing.command import pipeline
+from tests.testing.command import called
 
 MIT = "Permission is hereby granted, free of charge, to any person obtaining\na copy of this ..."
 BSD2 = "* Redistributions in binary form must reproduce the above\n  copyright notice, list\n"
@@ -108,7 +108,7 @@ def test_all_that_is_needed_and_nothing_that_only_developers_need(
 
 
 def test_the_command(tmp_path: Path) -> None:
-    told = json.loads(pipeline(tmp_path, "licences", "--json").stdout)
+    told = json.loads(called(tmp_path, "licences", "--json").stdout)
     packages = {p["name"]: p["spdx"] for p in told["dependencies"]}
     assert packages["zarr"] == "MIT"
     copyleft = {name for name, spdx in packages.items() if spdx and "GPL" in spdx}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.fit.study_clips import make_study
-from tests.testing.command import pipeline
+from tests.testing.command import called
 
 TINY = [
     part
@@ -27,16 +27,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_tune_then_fit_and_evaluate(home: Path) -> None:
     search = ["--trials", "2", "--inner", "2", "--over", "alpha,delta", "--group", "person"]
-    done = pipeline(home, "tune", *search, *TINY, "--json")
+    done = called(home, "tune", *search, *TINY, "--json")
     told = json.loads(done.stdout)
     assert told["model"] == "2stcn" and told["trials"] == 2 and told["clips"] < 36
     assert told["src"] >= told["default_src"]
     assert "clips on which pipeline fit with seed 0 tests" in done.stderr
-    again = pipeline(home, "tune", *search, *TINY)
+    again = called(home, "tune", *search, *TINY)
     assert "use it: pipeline fit --config tuning/best.json" in again.stdout
 
     fitted = json.loads(
-        pipeline(home, "fit", "--config", "tuning/best.json", "--run", "run", "--json").stdout
+        called(home, "fit", "--config", "tuning/best.json", "--run", "run", "--json").stdout
     )
     kept = json.loads((home / "run" / "config.json").read_text())["config"]
     assert fitted["model"] == "2stcn" and kept["train"]["epochs"] == 1
@@ -44,7 +44,7 @@ def test_tune_then_fit_and_evaluate(home: Path) -> None:
         section, _, leaf = key.partition(".")
         if section == "train" and leaf:
             assert kept["train"][leaf] == value
-    other = pipeline(
+    other = called(
         home, "fit", "--config", "tuning/best.json", "--run", "other", "--set", "seed=1"
     )
     assert "OPTIMISTIC" in other.stderr
@@ -58,5 +58,5 @@ def test_tune_then_fit_and_evaluate(home: Path) -> None:
     ],
 )
 def test_mistakes_are_told_in_a_line(home: Path, args: list[str], message: str) -> None:
-    done = pipeline(home, *args, code=2)
+    done = called(home, *args, code=2)
     assert message in done.stderr and "Traceback" not in done.stderr

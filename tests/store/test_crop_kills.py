@@ -76,10 +76,10 @@ def following(done):
 
 @pytest.mark.no_cover
 @pytest.mark.parametrize("after", [False, True])
-def test_a_kill_loses_rows_and_crops_of_a_clip_together_or_neither(tmp_path, monkeypatch, after):
+def test_a_kill_loses_rows_and_crops_of_a_clip_together_or_neither(memory, monkeypatch, after):
     """Killed halfway through what can be left half done, else before (or after) the point."""
     monkeypatch.setattr("store.index._PRAGMAS", ("synchronous=OFF", "auto_vacuum=INCREMENTAL"))
-    base, path = tmp_path / "base.store", tmp_path / "a.store"
+    base, path = memory / "base.store", memory / "a.store"
     with writer(base) as w:
         for clip in "abc":
             w.append(clips.record(clip, OLD), OLD)

@@ -171,14 +171,14 @@ def check(path, allowed, at):
 
 
 @pytest.mark.no_cover
-def test_killed_at_every_point_the_store_is_whole(base, passed, tmp_path, monkeypatch):
+def test_killed_at_every_point_the_store_is_whole(base, passed, memory, monkeypatch):
     """Killed halfway through what can be left half done, and before everything else.
 
     Killed after a point is killed before the next one.
     """
     faults, names = Faults(monkeypatch), []
     for at in killing(passed):
-        path = tmp_path / f"{at}.store"
+        path = memory / f"{at}.store"
         shutil.copytree(base, path)
         allowed = run(path, faults, nth(passed[0], at), torn=passed[0][at] in TORN)
         assert allowed is not None, f"point {at} was not reached"
@@ -199,12 +199,12 @@ def opened(left, path, faults, at):
 
 
 @pytest.mark.no_cover
-def test_killed_again_while_it_is_mended_the_store_is_whole(base, passed, tmp_path, monkeypatch):
+def test_killed_again_while_it_is_mended_the_store_is_whole(base, passed, memory, monkeypatch):
     """Killed, and once more at every point of the opening that mends what that left."""
     faults, names, seen = Faults(monkeypatch), passed[0], set()
     chosen = [i for i, name in enumerate(names) if name in ("_commit", "rename", "remove_tree")]
     for at in [*chosen, names.index("replace", chosen[2])]:
-        left, path = tmp_path / "left.store", tmp_path / "again.store"
+        left, path = memory / "left.store", memory / "again.store"
         shutil.copytree(base, left)
         allowed = run(left, faults, nth(names, at), torn=names[at] in TORN)
         points = opened(left, path, faults, None)
@@ -244,7 +244,7 @@ def full_disk():
 
 
 @pytest.mark.no_cover
-def test_refused_at_every_point_is_one_line_and_loses_nothing(base, passed, tmp_path, monkeypatch):
+def test_refused_at_every_point_is_one_line_and_loses_nothing(base, passed, memory, monkeypatch):
     """A full disk at every write, rename and commit; an fsync that fails wherever there is one."""
     faults = Faults(monkeypatch)
     errors = {
@@ -255,7 +255,7 @@ def test_refused_at_every_point_is_one_line_and_loses_nothing(base, passed, tmp_
     for at in refusing(passed):
         if passed[0][at] == "remove_tree":
             continue
-        path = tmp_path / f"{at}.store"
+        path = memory / f"{at}.store"
         shutil.copytree(base, path)
         faults.arm(nth(passed[0], at))
         w, done = None, [dict.fromkeys("abc", OLD)]
@@ -311,12 +311,12 @@ def test_sqlite_itself_runs_out_of_room(tmp_path):
     assert clips.same(store.open(path).clip("a"), clips.stored(OLD))
 
 
-def test_a_making_that_was_cut_short_is_started_again(tmp_path, monkeypatch):
+def test_a_making_that_was_cut_short_is_started_again(memory, monkeypatch):
     faults = Faults(monkeypatch)
-    store.Writer(tmp_path / "count.store", clips.PROVENANCE, layout=clips.TINY).close()
+    store.Writer(memory / "count.store", clips.PROVENANCE, layout=clips.TINY).close()
     count = len(faults.names)
     for at in range(count):
-        path = tmp_path / f"{at}.store"
+        path = memory / f"{at}.store"
         faults.arm(at)
         with pytest.raises(Killed):
             store.Writer(path, clips.PROVENANCE, layout=clips.TINY).close()

@@ -180,8 +180,8 @@ def test_unknown_clips_change_nothing(made):
 
 
 @pytest.mark.no_cover
-def test_a_kill_leaves_the_clip_or_takes_it(tmp_path, monkeypatch):
-    made = tmp_path / "a.store"
+def test_a_kill_leaves_the_clip_or_takes_it(memory, monkeypatch):
+    made = memory / "a.store"
     with store.Writer(made, clips.PROVENANCE, layout=Layout(8, 16, 12)) as w:
         for i, name in enumerate(["a.mp4", SECRET]):
             w.append(clips.record(name, clips.rows(6, seed=i)), clips.rows(6, seed=i))
@@ -192,7 +192,7 @@ def test_a_kill_leaves_the_clip_or_takes_it(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         faults = Faults(patch)
         for at in range(1000):
-            copy = tmp_path / "copy.store"
+            copy = memory / "copy.store"
             shutil.rmtree(copy, ignore_errors=True)
             shutil.copytree(made, copy)
             faults.arm(at)

@@ -144,7 +144,7 @@ def test_the_next_extraction_takes_the_clip_up(path, tmp_path):  # noqa: F811
 
 @pytest.mark.no_cover
 @pytest.mark.parametrize("damage", ["rows", "record"])
-def test_a_kill_leaves_it_damaged_or_repaired(path, tmp_path, monkeypatch, damage):  # noqa: F811
+def test_a_kill_leaves_it_damaged_or_repaired(path, memory, monkeypatch, damage):  # noqa: F811
     if damage == "rows":
         zarr.open(path / "arrays.zarr", mode="r+")["embedding"][7] = 0.25
     else:
@@ -152,7 +152,7 @@ def test_a_kill_leaves_it_damaged_or_repaired(path, tmp_path, monkeypatch, damag
     monkeypatch.setattr("os.fsync", lambda fd: None)
     faults, stopped = Faults(monkeypatch), 0
     for at in range(1000):
-        copy = tmp_path / "copy.store"
+        copy = memory / "copy.store"
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(path, copy)
         faults.arm(at)

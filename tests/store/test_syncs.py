@@ -19,11 +19,11 @@ pytestmark = [
 ]
 
 
-def test_nothing_that_was_finished_is_lost(base, tmp_path):  # noqa: F811
+def test_nothing_that_was_finished_is_lost(base, memory, tmp_path):  # noqa: F811
     shim = tmp_path / "failing_sync.so"
     subprocess.run([CC, "-shared", "-fPIC", "-o", shim, HERE / "failing_sync.c"], check=True)
     done = subprocess.run(
-        [sys.executable, "-m", "tests.store.sync_victim", shim, base, tmp_path],
+        [sys.executable, "-m", "tests.store.sync_victim", shim, base, memory],
         env={**os.environ, "LD_PRELOAD": str(shim), "PYTHONPATH": str(HERE.parents[1])},
         cwd=HERE.parents[1],
         capture_output=True,
@@ -37,6 +37,6 @@ def test_nothing_that_was_finished_is_lost(base, tmp_path):  # noqa: F811
     assert [status for kills, _, status in ended if kills] == [9] * len(refused)
     states = [dict.fromkeys("abc", OLD), *all_states()]
     for kills, at, _ in ended:
-        path = tmp_path / f"{kills}-{at}.store"
+        path = memory / f"{kills}-{at}.store"
         steps = path.with_suffix(".done").stat().st_size
         check(path, states[steps : steps + 2], (kills, at))
