@@ -38,7 +38,7 @@ chromium:
 	{ echo 'The tests need Chromium: sudo apt-get install chromium, or your system'"'"'s way.' >&2; exit 1; }
 
 test: setup chromium
-	$(BIN)/python -m pytest -n auto -m "not gpu" --cov --cov-report=term --cov-fail-under=85
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not gpu" --cov --cov-report=term --cov-fail-under=85
 
 test-gpu: setup
 	$(BIN)/python -m pytest -m gpu

@@ -28,7 +28,8 @@ from bokeh.plotting import figure
 from pipeline.explore.content import Content, methods
 from stages.extract.overlay import CLOSED, LINES
 
-WIDTHS = {"clip": 260, "message": 420}  # of columns, in pixels
+WIDTHS = {"clip": 260, "valid": 100, "message": 420}  # of columns, in pixels
+TITLES = {"valid": "share with face"}
 CURVES = (
     ("valid", "face found"),
     ("yaw", "yaw, degrees"),
@@ -58,7 +59,10 @@ def build(document: Document, content: Content, videos: bool) -> None:
         view=view,
         columns=[
             TableColumn(
-                field=k, title=k, width=WIDTHS.get(k, 70), formatter=StringFormatter(null_format="")
+                field=k,
+                title=TITLES.get(k, k),
+                width=WIDTHS.get(k, 70),
+                formatter=StringFormatter(null_format=""),
             )
             for k in content.clips
         ],
