@@ -1,9 +1,9 @@
 """A camera or a file -> a running score, frame by frame: beside `score.py` the other user of both.
 
-Nothing is read ahead. A running score is what the model gives for a clip that ends here, from the
-same rows that a store would hold (features in float16), by the same code that scores stores. What
-the model does within these rows is its own: only one with ``causal`` set has scores of frames that
-later frames leave as they are.
+Nothing is looked at before its turn. A running score is what the model gives for a clip that ends
+here, from the same rows that a store would hold (features in float16), by the same code that scores
+stores. What the model does within these rows is its own: only one with ``causal`` set has scores of
+frames that later frames leave as they are.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ import math
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ import numpy as np
 
 import store
 from stages.extract.device import Device, Precision
+from stages.extract.engine import ahead
 from stages.extract.inputs import InputError, clip_id
 from stages.extract.layer_run import pack_of
 from stages.extract.live import LiveExtractor, LiveFace, camera
@@ -45,6 +49,7 @@ _RECENT = 100  # frames whose latency is shown
 # Scoring goes over all rows so far, so that a long clip cannot be scored after every frame: what is
 # shown is never older than this part of the frames, and each row is read so many times in all.
 _FRESH = 50
+_TO_WRITE = 2  # pictures that wait to be drawn and written
 
 
 @dataclass(frozen=True)
@@ -248,7 +253,8 @@ def live(
             result.frames += 1
             result.valid_frames += face is not None
             progress(result.frames, total)
-            if not output.put(_drawn(frame, face, result), frame.timestamp):
+            draw = partial(_drawn, frame, face, *_told(frame, result))
+            if not output.put(draw, frame.timestamp):
                 break
     if not result.frames:
         raise InputError(f"{options.source}: no frame was read", "give another --source")
@@ -269,8 +275,12 @@ def _frames(options: LiveOptions, nets: Nets) -> Iterator[tuple[Frame, int | Non
         return
     path = Path(options.source)
     try:
-        with ClipReader(path, _obey(path, nets)) as reader:
-            for frame in reader:
+        # One core decodes while the other looks.
+        with (
+            ClipReader(path, _obey(path, nets)) as reader,
+            contextlib.closing(ahead(reader)) as frames,
+        ):
+            for frame in frames:
                 yield frame, reader.info.claimed_frames
     except UnreadableClipError as error:
         raise InputError(f"{path}: {error}", "give a camera's number, or a video") from None
@@ -287,24 +297,28 @@ def _obey(path: Path, nets: Nets) -> bool:
         return not end.value
 
 
-def _drawn(frame: Frame, face: LiveFace | None, result: LiveResult) -> Image:
+def _told(frame: Frame, result: LiveResult) -> tuple[str, str]:
+    """Return the lines above and below the picture, as things stand now."""
+    above = "no face yet" if result.score is None else f"score {result.score:.2f}"
+    low, high = result.interval
+    if math.isfinite(low):
+        above += f" ({low:.2f} to {high:.2f} in 95 of 100)"
+    median, late = percentiles(result.latency_ms[-_RECENT:])
+    return above, f"{frame.timestamp:.2f} s  {median:.0f} ms a frame, 95 % within {late:.0f} ms"
+
+
+def _drawn(frame: Frame, face: LiveFace | None, above: str, below: str) -> Image:
     picture = frame.image.copy()
     if face is not None:
         draw_face(picture, face.box, face.landmark, f"{face.score:.2f}")
-    text = "no face yet" if result.score is None else f"score {result.score:.2f}"
-    low, high = result.interval
-    if math.isfinite(low):
-        text += f" ({low:.2f} to {high:.2f} in 95 of 100)"
     thick = thickness(picture)
-    draw_text(picture, text, (6 * thick, 18 * thick))
-    median, late = percentiles(result.latency_ms[-_RECENT:])
-    text = f"{frame.timestamp:.2f} s  {median:.0f} ms a frame, 95 % within {late:.0f} ms"
-    draw_text(picture, text, (6 * thick, picture.shape[0] - 6 * thick))
+    draw_text(picture, above, (6 * thick, 18 * thick))
+    draw_text(picture, below, (6 * thick, picture.shape[0] - 6 * thick))
     return picture
 
 
 class _Output:
-    """A window, or a video that appears when all of it is written."""
+    """A window, or a video that appears when all of it is written, by a thread of its own."""
 
     def __init__(self, options: LiveOptions) -> None:
         out = options.out
@@ -312,27 +326,38 @@ class _Output:
             out = Path("live.mp4")
         source = Path(options.source) if options.camera is None else None
         self._video = VideoOut(out, source) if out is not None else None
+        self._thread = ThreadPoolExecutor(1, "facepipe-live")
+        self._waiting: deque[Future[None]] = deque()
         self.written: Path | None = None
 
     def __enter__(self) -> _Output:
         return self
 
-    def put(self, picture: Image, time: float) -> bool:
+    def put(self, draw: Callable[[], Image], time: float) -> bool:
         """Show or write the next picture, of ``time`` s; False when the user has seen enough."""
-        if self._video is None:
-            cv2.imshow(WINDOW, picture)
+        video = self._video
+        if video is None:
+            cv2.imshow(WINDOW, draw())
             return cv2.waitKey(1) & 0xFF not in (ord("q"), 27)
-        self._video.write(picture, time)
-        self.written = self._video.out
+        # 1080p takes as long to draw and to encode as its face to be found and embedded.
+        self._waiting.append(self._thread.submit(lambda: video.write(draw(), time)))
+        self._wait(_TO_WRITE)
+        self.written = video.out
         return True
+
+    def _wait(self, left: int) -> None:
+        while len(self._waiting) > left:
+            self._waiting.popleft().result()
 
     def __exit__(self, *_: object) -> None:
         if self._video is None:
             cv2.destroyAllWindows()
             return
         try:
+            self._wait(0)
             self._video.finish()
         finally:
+            self._thread.shutdown(cancel_futures=True)
             self._video.discard()
 
 

@@ -70,7 +70,7 @@ class Engine:
         while True:
             while len(open_) < self._clips and (source := next(waiting, None)):
                 task = ClipTask(
-                    source.clip, source.path, self._recipe, _ahead if self._threads else _in_turn
+                    source.clip, source.path, self._recipe, ahead if self._threads else _in_turn
                 ).run()
                 yield from self._advance(open_, source, task, None)
             if not open_:
@@ -121,7 +121,7 @@ def _in_turn(frames: Iterable[Frame]) -> Generator[Frame]:
     yield from frames
 
 
-def _ahead(frames: Iterable[Frame]) -> Generator[Frame]:
+def ahead(frames: Iterable[Frame]) -> Generator[Frame]:
     """Iterate in a thread, `AHEAD` frames ahead; errors come out where the frame would."""
     ready: queue.Queue[Frame | BaseException | None] = queue.Queue(AHEAD)
     given_up = threading.Event()
