@@ -44,9 +44,7 @@ def test_tune_then_fit_and_evaluate(home: Path) -> None:
         section, _, leaf = key.partition(".")
         if section == "train" and leaf:
             assert kept["train"][leaf] == value
-    other = called(
-        home, "fit", "--config", "tuning/best.json", "--run", "other", "--set", "seed=1"
-    )
+    other = called(home, "fit", "--config", "tuning/best.json", "--run", "other", "--set", "seed=1")
     assert "OPTIMISTIC" in other.stderr
 
 
