@@ -199,7 +199,8 @@ def test_a_reader_that_fails_is_heard_and_no_thread_is_left(
     loader.release()
     with pytest.raises(OSError, match="the disk is gone"):
         list(loader.batches(4, shuffle=True))
-    assert not [t for t in threading.enumerate() if t.name.startswith("facepipe-")]
+    ours = ("facepipe-loader", "facepipe-batch")
+    assert not [t for t in threading.enumerate() if t.name.startswith(ours)]
 
 
 def test_loaders_share_a_budget_and_give_it_back(made: Made) -> None:
