@@ -339,7 +339,7 @@ class _Output:
         if video is None:
             cv2.imshow(WINDOW, draw())
             return cv2.waitKey(1) & 0xFF not in (ord("q"), 27)
-        # 1080p takes as long to draw and to encode as its face to be found and embedded.
+        # Drawing and encoding 1080p must not wait in line behind the nets (benchmarks/live.py).
         self._waiting.append(self._thread.submit(lambda: video.write(draw(), time)))
         self._wait(_TO_WRITE)
         self.written = video.out

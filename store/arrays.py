@@ -220,7 +220,7 @@ def read_generation(path: Path | RemoteFolder) -> int:
 
 @cache
 def _threads() -> ThreadPoolExecutor:
-    """Return the threads of this process that write: starting them anew costs more than a flush."""
+    """Return the threads of this process that write; they stay, not begun for every call."""
     return ThreadPoolExecutor(4, "facepipe-arrays")
 
 

@@ -18,7 +18,7 @@ from stages.extract.overlay import overlay
 from stages.live import LiveOptions, live
 from store.tables import unguard
 from tests.testing.browser import Watched, running
-from tests.testing.command import called
+from tests.testing.command import pipeline
 from tests.testing.hostile_names import write_hostile_clips
 from tests.testing.packs import tiny_pack
 
@@ -61,9 +61,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if len(os.fsencode(path.name)) < 240:
             path.with_name(path.stem + ".info.json").write_text(json.dumps(told))
     tiny_pack(folder / "pack")
-    done = called(folder, "extract", "videos", "--pack", "pack", "--workers", "1")
+    done = pipeline(folder, "extract", "videos", "--pack", "pack", "--workers", "1")
     quiet(done.stdout + done.stderr)
-    done = called(folder, "labels", "from-info", "videos")
+    done = pipeline(folder, "labels", "from-info", "videos")
     quiet(done.stdout + done.stderr)
     return folder
 
@@ -73,7 +73,7 @@ def fitted(home: Path) -> dict[str, Any]:
     """What is said of a fit to the hostile clips; its run is home/run."""
     settings = ["epochs=1", "batch_size=8", "model.channels=2", "bootstrap=100", "refit=false"]
     settings = [part for setting in settings for part in ("--set", setting)]
-    run = called(home, "fit", "--normalise", "rank", "--run", "run", *settings, "--json")
+    run = pipeline(home, "fit", "--normalise", "rank", "--run", "run", *settings, "--json")
     assert "name no clip" not in run.stderr and "3 of 30 clips" in run.stderr
     return dict(json.loads(run.stdout))
 
@@ -87,7 +87,7 @@ def test_every_file_is_a_clip_of_the_store(home: Path) -> None:
         store.check_clip_id(record.clip)
         assert record.clip.isprintable()
     assert store.verify(home / "features.store").ok
-    quiet(called(home, "store", "digest", "features.store").stdout)
+    quiet(pipeline(home, "store", "digest", "features.store").stdout)
 
 
 def test_labels_fit_score_and_every_table(home: Path, fitted: dict[str, Any]) -> None:
@@ -101,7 +101,7 @@ def test_labels_fit_score_and_every_table(home: Path, fitted: dict[str, Any]) ->
     assert {unguard(r["clip"]) for r in rows_of(home / "run" / "predictions.csv")} < ids
     rows_of(home / "run" / "split.csv")
 
-    scored = called(home, "score", "videos", "--run", "run", "--pack", "pack", "--workers", "1",
+    scored = pipeline(home, "score", "videos", "--run", "run", "--pack", "pack", "--workers", "1",
                       "--store", "features.store", "--per-frame", "frames")  # fmt: skip
     quiet(scored.stdout + scored.stderr)
     rows = rows_of(home / "scores.csv")
@@ -115,7 +115,7 @@ def test_labels_fit_score_and_every_table(home: Path, fitted: dict[str, Any]) ->
 
 
 def test_the_report_of_a_run(home: Path, fitted: dict[str, Any]) -> None:
-    done = called(home, "report", "--run", "run", "--videos", "videos", "--store",
+    done = pipeline(home, "report", "--run", "run", "--videos", "videos", "--store",
                     "features.store")  # fmt: skip
     quiet(done.stdout + done.stderr)
     assert "warning" not in done.stderr  # every file is found
@@ -145,12 +145,12 @@ def test_overlay_and_live_of_every_clip(home: Path, fitted: dict[str, Any]) -> N
         ["overlay", str(odd)],  # which finds the clip by the file's own name
         ["live", "--source", str(odd), "--run", "run", "--pack", "pack", "--out", "l.mp4"],
     ):
-        done = called(home, *args)
+        done = pipeline(home, *args)
         quiet(done.stdout + done.stderr)
 
 
 def test_evaluation_and_its_report(home: Path) -> None:
-    done = called(home, "evaluate", "--models", "meanpool", 
+    done = pipeline(home, "evaluate", "--models", "meanpool", 
                     "--normalise", "zscore", "--group", "clip", "--folds", "2", "--repeats", "1",
                     "--set", "bootstrap=100")  # fmt: skip
     quiet(done.stdout + done.stderr)
@@ -170,12 +170,12 @@ def test_evaluation_and_its_report(home: Path) -> None:
 def test_export_stays_below_its_folder(home: Path) -> None:
     for form in ("csv", "npz"):
         out = home / f"export-{form}" / "inside"
-        done = called(home, "store", "export", "features.store", "--to", form, "--out", str(out))
+        done = pipeline(home, "store", "export", "features.store", "--to", form, "--out", str(out))
         quiet(done.stdout + done.stderr)
         assert [p.name for p in out.parent.iterdir()] == ["inside"]
         assert sum(p.suffix == f".{form}" for p in out.rglob("*")) == 30
     back = home / "back.store"
-    called(home, "store", "import", str(home / "export-csv" / "inside"), "--from", "csv",
+    pipeline(home, "store", "import", str(home / "export-csv" / "inside"), "--from", "csv",
              "--store", str(back))  # fmt: skip
     ids = {record.clip for record in store.open(home / "features.store").records()}
     assert {record.clip for record in store.open(back).records()} == ids
@@ -186,5 +186,5 @@ def test_export_stays_below_its_folder(home: Path) -> None:
 def test_messages_name_files_without_commanding_the_terminal(home: Path) -> None:
     odd = "\x1b[31m[/red]:smile:\u202e"
     for args in (["extract", odd], ["fit", "--labels", odd]):
-        said = quiet(called(home, *args, code=2).stderr)
+        said = quiet(pipeline(home, *args, code=2).stderr)
         assert "%1B[31m[/red]:smile:%E2%80%AE" in said
