@@ -7,6 +7,8 @@ Interleaved runs over the same clips, medians:
 (c) ours, OpenVINO, 2 workers, where it is installed; in bf16, too, where the CPU has it
 (d) the bare nets: the pack's files as they are, in the same batches, nothing else, 2 processes
 (e) the same for the graphs that ours makes of them: what is left to gain outside the nets
+(f) what else no run can do without: 2 processes started, nets opened, the clips decoded. So
+    (d) / ((d) + (f)) is the fraction of (d) that a run could reach whose own work took no time
 
 and the quality of (b) against (a'), ours with the detector on every frame. Ends with one line of
 JSON; leaves with 1 where it falls short of the floors below.
@@ -226,6 +228,37 @@ def limit(calls: Calls, device: str, rewritten: bool) -> float:
         return max(pool.starmap(bare, [(calls, device, 1 / WORKERS, rewritten)] * WORKERS))
 
 
+def beside(clips: list[Path], device: str) -> float:
+    """Seconds of (f), the longest clips first."""
+    order = sorted(clips, key=lambda clip: clip.stat().st_size, reverse=True)
+    begin = time.perf_counter()
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(WORKERS, initializer=open_worker, initargs=(device,)) as pool:
+        pool.map(decode, order, chunksize=1)
+    return time.perf_counter() - begin
+
+
+def open_worker(device: str) -> None:
+    """Make ready a process as extraction does."""
+    from stages.extract.recipe import Recipe
+    from stages.extract.workers import WorkerSetup, engine_here
+
+    pack = packs.resolve("lite")
+    recipe = Recipe(detector_sizes=pack.detection.sizes)
+    engine_here(WorkerSetup(str(pack.folder), Device(device), recipe))
+
+
+def decode(clip: Path) -> int:
+    """Read a clip's upright frames as extraction does; return their number, 0 if it has none."""
+    from stages.extract.video import ClipReader, UnreadableClipError
+
+    try:
+        with ClipReader(clip) as frames:
+            return sum(1 for _ in frames)
+    except UnreadableClipError:
+        return 0
+
+
 def growth(clips: list[Path], home: Path, copies: int) -> float:
     """Peak memory with the clips listed so many times under other names, over that with each once.
 
@@ -308,6 +341,7 @@ def main() -> int:
                     continue
                 seconds[f"{name}_limit"].append(limit(calls, device, rewritten=False))
                 seconds[f"{name}_rewritten"].append(limit(calls, device, rewritten=True))
+                seconds[f"{name}_beside"].append(beside(clips, device))
             begin = time.perf_counter()
             ours(folder, home / f"one-{turn}.store", "cpu", workers=1)
             seconds["one_worker"].append(time.perf_counter() - begin)
@@ -326,6 +360,8 @@ def main() -> int:
             continue
         figures[f"{name}_of_limit"] = median[f"{name}_limit"] / median[name]
         figures[f"{name}_of_rewritten"] = median[f"{name}_rewritten"] / median[name]
+        nets = median[f"{name}_limit"]
+        figures[f"{name}_reachable_of_limit"] = nets / (nets + median[f"{name}_beside"])
     figures["two_workers_over_one"] = median["one_worker"] / median["ort"]
     figures |= {**good, "peak_rss_gib": peak / 2**30}
     short = judge(figures, FLOORS, CEILINGS)

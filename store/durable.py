@@ -30,12 +30,15 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def write_file(path: Path, data: Any) -> None:
-    """Write ``data`` (bytes-like) to ``path``: whole or not at all, and on the disk on return."""
+    """Write ``data`` to ``path``: whole or not at all, and on the disk on return.
+
+    Bytes-like, or an iterator of parts that are.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
     try:
         with partial.open("wb") as file:
-            file.write(data)
+            file.writelines(data if isinstance(data, Iterator) else [data])
             sync_file(file)
         replace(partial, path)
     except Exception:
@@ -129,7 +132,7 @@ class DurableStore(LocalStore):
         self.put(key, value.as_buffer_like())
 
     def put(self, key: str, data: Any) -> None:
-        """Store one object, of bytes."""
+        """Store one object, of bytes or an iterator of parts of them."""
         self._check_writable()
         path = self.root / key
         folder = path.parent

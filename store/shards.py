@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -75,11 +75,9 @@ def write(array: zarr.Array[Any], start: int, rows: AnyArray) -> None:
     for number, begin, end in shards.within(start, stop):
         part = rows[begin - start : end - start]
         try:
-            data = shards.with_rows(number, begin, part)
+            array.store.put(shards.key(number), shards.with_rows(number, begin, part))
         except _OtherShardError:
             array[begin:end] = part
-        else:
-            array.store.put(shards.key(number), data)
 
 
 @dataclass(frozen=True)
@@ -142,43 +140,66 @@ class Shards:
                         to[:] = whole[begin - place * self.rows :][: len(to)]
         return out
 
-    def with_rows(self, number: int, start: int, rows: AnyArray) -> bytes:
-        """Return the file of a shard with rows from ``start`` on in it, the others as they were."""
+    def with_rows(self, number: int, start: int, rows: AnyArray) -> Iterator[Chunk]:
+        """Yield the file of a shard with rows from ``start`` on in it, the others as they were.
+
+        In parts, a chunk in memory at a time: a shard of all arrays would be 60 MB.
+        """
         first, stop = number * self.chunks, start + len(rows)
         end = min((first + self.chunks) * self.rows, self.array.shape[0])  # no row counts beyond
-        chunks: list[Chunk | None] = [None] * self.chunks
-        if (start, stop) != (first * self.rows, end):
-            with suppress(FileNotFoundError):  # a new one, if no rows come before
-                chunks = self._chunks(number)
-            before = -(-start // self.rows) - first  # chunks that hold any of these
-            missing = sum(chunk is None for chunk in chunks[:before])
-            if missing:
-                raise StoreDamagedError(
-                    f"{self.store.root / self.key(number)}: expected rows {first * self.rows} to "
-                    f"{start}, which were committed, in {before} chunks, got {before - missing}",
-                    f"`pipeline store verify --repair {self.store.root.parent}` marks the clips "
-                    "that lost rows for re-extraction.",
-                )
         given = np.ascontiguousarray(rows, self.array.dtype)
-        for place, low, high in _cut(start, stop, self.rows):
-            part = given[low - start : high - start]
-            begin, old = place * self.rows, chunks[place - first]
-            if len(part) < self.rows:
-                whole = np.full((self.rows, *rows.shape[1:]), self.array.fill_value, given.dtype)
-                if old is not None and (low, high) != (begin, min(begin + self.rows, end)):
-                    _unpack(old, whole)
-                whole[low - begin : high - begin] = part
-                part = whole
-            chunks[place - first] = _pack(part)
-        return _join(chunks)
+        file, old = -1, [(0, 0)] * self.chunks
+        table, at = np.full((self.chunks, 2), _NO_CHUNK, "<u8"), 0
 
-    def _chunks(self, number: int) -> list[Chunk | None]:
-        """Return the chunks of a shard as they lie there; None for no chunk."""
-        with (self.store.root / self.key(number)).open("rb", buffering=0) as file:
-            return [
-                None if size == 0 else _chunk(file.fileno(), offset, size, np.empty(size, np.uint8))
-                for offset, size in self._table(file.fileno())
-            ]
+        def read(place: int) -> Chunk:
+            offset, size = old[place]
+            return _chunk(file, offset, size, np.empty(size, np.uint8))
+
+        with ExitStack() as stack:
+            if (start, stop) != (first * self.rows, end):
+                with suppress(FileNotFoundError):  # a new one, if no rows come before
+                    path = self.store.root / self.key(number)
+                    file = stack.enter_context(path.open("rb", buffering=0)).fileno()
+                    old = self._table(file)
+                self._check_before(number, start, old)
+            for place, (_, size) in enumerate(old):
+                begin = (first + place) * self.rows
+                low, high = max(start, begin), min(stop, begin + self.rows)
+                if low >= high:
+                    if not size:
+                        continue
+                    chunk = read(place)
+                else:
+                    part = given[low - start : high - start]
+                    if len(part) < self.rows:
+                        keeps = size and (low, high) != (begin, min(begin + self.rows, end))
+                        before = read(place) if keeps else None
+                        part = self._whole(part, low - begin, before)
+                    chunk = _pack(part)
+                table[place] = at, len(chunk)
+                at += len(chunk)
+                yield chunk
+        yield _checked(table.tobytes())
+
+    def _whole(self, part: AnyArray, at: int, before: Chunk | None) -> AnyArray:
+        """Return the rows of a chunk of which some are given, the others as they were."""
+        whole = np.full((self.rows, *part.shape[1:]), self.array.fill_value, part.dtype)
+        if before is not None:
+            _unpack(before, whole)
+        whole[at : at + len(part)] = part
+        return whole
+
+    def _check_before(self, number: int, start: int, table: list[tuple[int, int]]) -> None:
+        """Refuse to go on with a shard that lacks chunks of rows before ``start``."""
+        first = number * self.chunks
+        before = -(-start // self.rows) - first  # chunks that hold any of these
+        if missing := sum(not size for _, size in table[:before]):
+            raise StoreDamagedError(
+                f"{self.store.root / self.key(number)}: expected rows {first * self.rows} to "
+                f"{start}, which were committed, in {before} chunks, got {before - missing}",
+                f"`pipeline store verify --repair {self.store.root.parent}` marks the clips "
+                "that lost rows for re-extraction.",
+            )
 
     def _table(self, file: int) -> list[tuple[int, int]]:
         """Return where each chunk of an open shard begins and how long it is; 0 for no chunk."""
@@ -223,19 +244,6 @@ def _unpack(chunk: Chunk, out: AnyArray) -> None:
 
 def _pack(rows: AnyArray) -> bytes:
     return _checked(blosc.compress(rows, b"lz4", 5, blosc.BITSHUFFLE))
-
-
-def _join(chunks: list[Chunk | None]) -> bytes:
-    """Return the file of a shard: its chunks, then where each begins and how long it is."""
-    table = np.full((len(chunks), 2), _NO_CHUNK, "<u8")
-    parts: list[Any] = []  # of bytes
-    at = 0
-    for place, chunk in enumerate(chunks):
-        if chunk is not None:
-            table[place] = at, len(chunk)
-            at += len(chunk)
-            parts.append(chunk)
-    return b"".join([*parts, _checked(table.tobytes())])
 
 
 def _checked(data: bytes) -> bytes:

@@ -41,6 +41,8 @@ def in_batches(
             _most[shape] = size - 1
         else:
             start += size
+    if len(parts) == 1:
+        return list(parts[0])
     return [np.concatenate(column) for column in zip(*parts, strict=True)]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from stages.extract.batches import BATCHES
+from stages.extract.batches import BATCHES, CPU_BATCHES
 from stages.extract.clip import ClipTask, Result
 from stages.extract.faces import CROP
 from stages.extract.inputs import Source
@@ -55,11 +55,13 @@ class Engine:
     def warm_up(self) -> None:
         """Meet every batch size once: a GPU searches kernels, TensorRT builds engines.
 
-        The detector's shapes depend on the clips; it meets those of 16:9.
+        On a CPU, which looks for faces in one picture at a time, the nets take their memory here
+        and not on the way: a worker that does not fit fails before its first clip. The detector's
+        shapes depend on the clips; it meets those of 16:9.
         """
-        n = sum(BATCHES)
+        n = sum(BATCHES if self._clips > 1 else CPU_BATCHES)
         pictures = [np.zeros((720, 1280, 3), np.uint8)] * n
-        self._nets.detector.detect_many(pictures)
+        self._nets.detector.detect_many(pictures if self._clips > 1 else pictures[:1])
         self._nets.landmark(pictures, np.tile([640.0, 360.0, 300.0, 0.0], (n, 1)))
         self._nets.recognition([picture[:CROP, :CROP] for picture in pictures])
 

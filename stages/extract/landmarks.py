@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from stages.extract.batches import F32, in_batches
+from stages.extract.batches import BATCHES, F32, in_batches
 from stages.extract.faces import F64, five_points
 from stages.extract.feeds import Channels, Feed, grey
 from stages.extract.packs import Refine
@@ -83,10 +83,20 @@ class LandmarkNet:
         What its input looks like.
     refine : Refine or None
         Crop of a second look; None for a pack whose net was not checked with one.
+    batches : sequence of int
+        Sizes of batches, the largest first.
     """
 
-    def __init__(self, session: Any, side: int, feed: Feed, refine: Refine | None) -> None:
+    def __init__(
+        self,
+        session: Any,
+        side: int,
+        feed: Feed,
+        refine: Refine | None,
+        batches: Sequence[int] = BATCHES,
+    ) -> None:
         self._session, self._side, self._feed, self._refine = session, side, feed, refine
+        self._batches = batches
         self._input = session.get_inputs()[0].name
         self._height, self._width = session.get_inputs()[0].shape[2:4]
 
@@ -115,12 +125,15 @@ class LandmarkNet:
             seen.append(self._cut(picture, matrix))
             back[i] = cv2.invertAffineTransform(matrix)
         blob = self._feed.blob(seen)
-        (out,) = in_batches(lambda part: self._session.run(None, {self._input: part}), blob)
+        (out,) = in_batches(self._run, blob, self._batches)
         depth = 3 if out.shape[1] >= 3000 else 2
         point = out.reshape(len(out), -1, depth)[:, -68:, :2].astype(np.float64)
         point = (point + 1) * (self._side // 2) - (self._feed.left, self._feed.top)
         landmark = (point @ back[:, :, :2].swapaxes(1, 2) + back[:, None, :, 2]).astype(np.float32)
         return landmark, self._better(landmark) if self._refine else crop
+
+    def _run(self, blob: F32) -> Sequence[F32]:
+        return self._session.run(None, {self._input: blob})  # type: ignore[no-any-return]
 
     def _better(self, landmark: F32) -> F64:
         assert self._refine is not None

@@ -122,12 +122,12 @@ class LiveExtractor:
     def _landmarks(self, image: Image, crop: F64, known: _Held) -> _Held | None:
         """Look at a crop, and again where the landmarks ask for another; None if they are lost."""
         landmark, asked = self._nets.landmark([image], crop[None])
-        if not face_like(landmark[0], known.box, image):
+        if not face_like(landmark, known.box[None], [image])[0]:
             return None
         if drift(crop[None], asked)[0] > NEAR:
             crop = asked[0]
             landmark, asked = self._nets.landmark([image], crop[None])
-            if not face_like(landmark[0], known.box, image):
+            if not face_like(landmark, known.box[None], [image])[0]:
                 return None
         if not drift(crop[None], asked)[0] <= ASTRAY:
             return None

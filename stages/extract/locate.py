@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from stages.extract.batches import F32
 from stages.extract.detector import Sighting
@@ -30,7 +31,8 @@ class Located:
     """A face in a frame.
 
     ``crop`` (4,): where the net looks for it, and at last looked; ``expected`` (4,): the crop that
-    its landmarks should ask for, and at last asked for; ``landmark`` (68, 2) float32 pixels.
+    its landmarks should ask for, and at last asked for; ``landmark`` (68, 2) float32 pixels;
+    ``like``: whether they look like a face's.
     """
 
     seen: Seen
@@ -38,6 +40,7 @@ class Located:
     crop: F64
     expected: F64
     landmark: F32
+    like: bool = False
     astray: bool = False
 
 
@@ -57,7 +60,7 @@ class Locator:
         self._interpolate(between_them, detected)
         yield from _look(between_them)
         yield from _look_for([face for face in between_them if _lost(face)], faces)
-        return [face for face in faces if _face_like(face)]
+        return [face for face in faces if face.like]
 
     def _interpolate(self, faces: Iterable[Located], detected: Iterable[Located]) -> None:
         """Take crops from the detections before and after; these become the last ones."""
@@ -107,10 +110,12 @@ def _look_once(
     crop, expected = np.array([f.crop for f in faces]), np.array([f.expected for f in faces])
     landmarks, asked = yield FindLandmarks([face.seen.image for face in faces], crop)
     off, moved = drift(expected, asked), follow(crop, expected, asked)
+    boxes = np.stack([face.sighting.box for face in faces])
+    like = face_like(landmarks, boxes, [face.seen.image for face in faces])
     again = []
     for i, face in enumerate(faces):
-        face.landmark, face.astray = landmarks[i], not off[i] <= ASTRAY
-        if _face_like(face):
+        face.landmark, face.like, face.astray = landmarks[i], bool(like[i]), not off[i] <= ASTRAY
+        if face.like:
             face.expected = asked[i]
             if off[i] > NEAR:
                 again.append((face, moved[i]))
@@ -130,7 +135,7 @@ def _look_for(
         for i, face in enumerate(there):
             if face not in lost:
                 continue
-            face.landmark = np.full_like(face.landmark, np.nan)
+            face.landmark, face.like = np.full_like(face.landmark, np.nan), False
             if i in pairs:
                 face.sighting = detected.sighting(pairs[i], face.sighting.tracklet)
                 face.crop = face.expected = _start(face.seen, face.sighting).crop
@@ -140,11 +145,7 @@ def _look_for(
 
 def _lost(face: Located) -> bool:
     """Whether landmarks lie about another place than the box, or have no hold."""
-    return face.astray or not _face_like(face) or not middle_in(face.landmark, face.sighting.box)
-
-
-def _face_like(face: Located) -> bool:
-    return face_like(face.landmark, face.sighting.box, face.seen.image)
+    return face.astray or not face.like or not middle_in(face.landmark, face.sighting.box)
 
 
 def middle_in(landmark: F32, box: F32) -> bool:
@@ -153,8 +154,13 @@ def middle_in(landmark: F32, box: F32) -> bool:
     return bool((middle > box[:2]).all() and (middle < box[2:]).all())
 
 
-def face_like(landmark: F32, box: F32, image: Image) -> bool:
-    """Whether the net saw a face: points that spread out, within a frame's size of the frame."""
-    size = np.array(image.shape[1::-1], np.float32)
-    inside = ((landmark > -size) & (landmark < 2 * size)).all()  # False for NaN as well
-    return bool(inside and np.ptp(landmark, axis=0).min() > 1 and (box[2:] > box[:2]).all())
+def face_like(landmark: F32, box: F32, images: Sequence[Image]) -> npt.NDArray[np.bool_]:
+    """Whether the net saw faces (m,): points that spread out, within a frame's size of the frame.
+
+    ``landmark`` (m, 68, 2), NaN for none; ``box`` (m, 4); ``images``: m pictures.
+    """
+    size = np.array([image.shape[1::-1] for image in images], np.float32)[:, None]
+    low, high = landmark.min(1, keepdims=True), landmark.max(1, keepdims=True)
+    inside = ((low > -size) & (high < 2 * size)).all((1, 2))  # False for NaN as well
+    spread = (high - low).min((1, 2)) > 1
+    return np.asarray(inside & spread & (box[:, 2:] > box[:, :2]).all(1), np.bool_)

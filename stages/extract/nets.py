@@ -46,13 +46,14 @@ def open_nets(
     landmark = graphs.load(pack.landmark)
     side = graphs.dims(graphs.real_inputs(landmark)[0])[3] or 0
     points, feed = prepared(landmark, 128.0, small)
+    batches = CPU_BATCHES if small is Device.CPU else BATCHES
 
     def session(model: bytes) -> Any:
         return open_session(model, small, threads, flush_denormals=flush_denormals)
 
     return Nets(
         Detector(session(detector), recipe.detector_sizes, recipe.detector_threshold, feed=scan),
-        LandmarkNet(session(points), side, feed, pack.refine),
+        LandmarkNet(session(points), side, feed, pack.refine, batches),
         open_recognition(pack, device, Precision(recipe.precision), threads, flush_denormals),
         device.provider,
     )

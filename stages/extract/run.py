@@ -29,7 +29,7 @@ from store.schema import ClipRecord, ClipRows, Status
 
 # Rows that wait in memory to be written: fewer than a Writer's own choice, since no net is so fast
 # that writing would have to be. The process then grows by 21 MB over a long run, and not by 58.
-FLUSH_ROWS = 4_096
+FLUSH_ROWS = 2_048
 _VERSIONS = ("facepipe", "insightface", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino",
              "opencv-python", "numpy", "zarr")  # fmt: skip
 

@@ -291,7 +291,6 @@ def engine_here(setup: WorkerSetup) -> Any:
             packs.resolve(setup.pack), setup.device, setup.recipe, flush_denormals=True
         )
         engine = Engine(nets, setup.recipe, setup.clips, threads=setup.clips > 1)
-        if not setup.device.on_cpu:
-            engine.warm_up()
+        engine.warm_up()
         _engine = setup, engine
     return _engine[1]

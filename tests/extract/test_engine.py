@@ -286,7 +286,10 @@ def test_an_error_leaves_no_thread_reading_from_a_closed_clip(
     assert decoding == [0]
 
 
-def test_warming_up_meets_every_batch_size(nets: Nets, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("clips", "sizes"), [(1, batches.CPU_BATCHES), (16, batches.BATCHES)])
+def test_warming_up_meets_every_batch_size(
+    nets: Nets, monkeypatch: pytest.MonkeyPatch, clips: int, sizes: tuple[int, ...]
+) -> None:
     met: dict[tuple[int, ...], set[int]] = {}
 
     def watched(run: Callable[..., Any], blob: np.ndarray, sizes: Any = batches.BATCHES) -> Any:
@@ -298,7 +301,12 @@ def test_warming_up_meets_every_batch_size(nets: Nets, monkeypatch: pytest.Monke
 
     for module in (detector, faces, landmarks):
         monkeypatch.setattr(module, "in_batches", watched)
-    monkeypatch.setattr(nets.recognition, "_batches", batches.BATCHES)  # as on a GPU
-    Engine(nets, Recipe()).warm_up()
-    assert len(met) >= 3
-    assert all(sizes == set(batches.BATCHES) for sizes in met.values())
+    for net in (nets.landmark, nets.recognition):  # on a GPU those of a GPU
+        assert net._batches == batches.CPU_BATCHES
+        monkeypatch.setattr(net, "_batches", sizes)
+    Engine(nets, Recipe(), clips).warm_up()
+    inputs = (net._session.get_inputs()[0].shape for net in (nets.landmark, nets.recognition))
+    of_faces = {tuple(shape[1:]): met.pop(tuple(shape[1:])) for shape in inputs}
+    assert all(found == set(sizes) for found in of_faces.values())
+    assert met  # the detector: a CPU looks for faces in one picture at a time
+    assert all(found == (set(sizes) if clips > 1 else {1}) for found in met.values())

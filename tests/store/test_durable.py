@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import store
@@ -27,6 +28,21 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
                 durable.write_file(path, b"new")
         assert path.read_bytes() == b"old"
         assert [p.name for p in path.parent.iterdir()] == ["a"]
+
+
+def test_a_file_of_parts_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a"
+    durable.write_file(path, iter([b"old ", np.arange(3, dtype=np.uint8)]))
+    assert path.read_bytes() == b"old \0\1\2"
+
+    def breaking_off():
+        yield b"new"
+        raise ValueError("the next part is damaged")
+
+    with pytest.raises(ValueError, match="damaged"):
+        durable.write_file(path, breaking_off())
+    assert path.read_bytes() == b"old \0\1\2"
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
 def test_what_is_written_is_synced_before_it_takes_its_name(tmp_path, monkeypatch):

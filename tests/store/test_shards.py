@@ -1,5 +1,7 @@
 """Shards that are read and written whole, against Zarr."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import zarr
@@ -110,3 +112,19 @@ def test_an_array_of_another_layout_is_left_to_zarr(tmp_path):
     assert shards.Shards.of(array) is None
     shards.write(array, 2, np.ones((5, 3), np.float32))
     assert shards.read(array, 0, 9).sum() == 15
+
+
+def test_a_shard_that_goes_on_is_written_with_few_of_its_chunks_in_memory(tmp_path):
+    layout = Layout(chunk_rows=256, shard_rows=8192)
+    made = Arrays.create(tmp_path / "many", "float16", layout, 0)
+    noise = np.random.default_rng(0).normal(size=(8000, 512)).astype(np.float16)  # 8 MB
+    made.resize(8000)
+    made.write(0, {"embedding": noise[:7900]})
+    tracemalloc.start()
+    try:
+        made.write(7900, {"embedding": noise[7900:]})
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (made.read("embedding", 0, 8000) == noise).all()
+    assert peak < 2 << 20
