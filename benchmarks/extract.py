@@ -23,17 +23,18 @@ import collections
 import contextlib
 import importlib.util
 import multiprocessing
-import os
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from machine import judge, leave, machine, real_clips, tell
+from peak_memory import PeakMemory
 
 import store
 from stages.extract import packs
@@ -85,60 +86,17 @@ def ours(
     precision: str = "f32",
     every: int | None = None,
     workers: int = WORKERS,
-) -> tuple[int, float]:
-    """Run (b) or (c), workers' start included; return frames, peak bytes."""
-    with _PeakMemory() as peak:
-        options = ExtractOptions(
-            [folder],
-            where,
-            device=Device(device),
-            workers=workers,
-            every=every,
-            precision=Precision(precision),
-        )
-        summary = extract(options)
-    return summary.frames, peak.bytes
-
-
-class _PeakMemory:
-    """Highest sum of the resident memory of this process's children and itself, sampled."""
-
-    def __enter__(self) -> _PeakMemory:
-        self.bytes, self._stop = 0.0, threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        page = os.sysconf("SC_PAGE_SIZE")
-        while not self._stop.wait(0.1):
-            total = 0
-            for pid in [os.getpid(), *_descendants()]:
-                try:
-                    total += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * page
-                except OSError:
-                    continue
-            self.bytes = max(self.bytes, total)
-
-
-def _descendants() -> list[int]:
-    parents = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                text = (entry / "stat").read_text()
-            except OSError:
-                continue
-            parents[int(entry.name)] = int(text.rsplit(")", 1)[1].split()[1])
-    found, front = [], {os.getpid()}
-    while front:
-        front = {pid for pid, parent in parents.items() if parent in front}
-        found += front
-    return found
+) -> int:
+    """Run (b) or (c), workers' start included; return frames."""
+    options = ExtractOptions(
+        [folder],
+        where,
+        device=Device(device),
+        workers=workers,
+        every=every,
+        precision=Precision(precision),
+    )
+    return extract(options).frames
 
 
 class _Counting:
@@ -259,21 +217,28 @@ def decode(clip: Path) -> int:
         return 0
 
 
-def growth(clips: list[Path], home: Path, copies: int) -> float:
-    """Peak memory with the clips listed so many times under other names, over that with each once.
+def memory(clips: list[Path], home: Path, device: str, copies: int = 1) -> int:
+    """Peak bytes of the command and its workers, each clip listed so many times under other names.
 
-    Once again first: what the page cache and a first import take is then the same for both.
+    A process of its own: this one has held all kinds of nets.
     """
-    peaks = []
-    for name, times in (("once", 1), ("often", copies)):
-        folder = home / name
+    with tempfile.TemporaryDirectory(dir=home) as scratch:
+        folder = Path(scratch) / "clips"
         folder.mkdir()
-        for turn in range(times):
+        for turn in range(copies):
             for clip in clips:
                 shutil.copyfile(clip, folder / f"{turn}-{clip.name}")
-        peaks.append(ours(folder, home / f"{name}.store", "cpu")[1])
-        shutil.rmtree(folder)
-    return peaks[1] / peaks[0]
+        options = ["--device", device, "--workers", str(WORKERS), "--store", f"{scratch}/a.store"]
+        command = [sys.executable, "-m", "pipeline", "extract", str(folder), *options]
+        with (
+            subprocess.Popen(command, stdout=subprocess.DEVNULL) as run,
+            PeakMemory(run.pid) as peak,
+        ):
+            run.wait()
+    if run.returncode:
+        sys.exit(f"error: {' '.join(command)}: exit code {run.returncode}")
+    print(f"{device}, each clip {copies} times: peak {peak.bytes / 2**20:.0f} MiB")
+    return peak.bytes
 
 
 def quality(sparse: Path, dense: Path) -> dict[str, float]:
@@ -323,7 +288,6 @@ def main() -> int:
             resolve_device(Device.OPENVINO, pack.landmark, Precision.BF16)
             devices["openvino_bf16"] = ("openvino", "bf16")
     seconds: dict[str, list[float]] = collections.defaultdict(list)
-    peak = 0.0
     frames = 0
     calls = count_calls(sources, pack)
     with tempfile.TemporaryDirectory() as scratch:
@@ -334,9 +298,8 @@ def main() -> int:
             seconds["loop"].append(time.perf_counter() - begin)
             for name, (device, precision) in devices.items():
                 begin = time.perf_counter()
-                _, memory = ours(folder, home / f"{name}-{turn}.store", device, precision)
+                ours(folder, home / f"{name}-{turn}.store", device, precision)
                 seconds[name].append(time.perf_counter() - begin)
-                peak = max(peak, memory)
                 if precision != "f32":
                     continue
                 seconds[f"{name}_limit"].append(limit(calls, device, rewritten=False))
@@ -350,8 +313,10 @@ def main() -> int:
             )
         ours(folder, home / "dense.store", "cpu", every=1)
         good = quality(home / "ort-0.store", home / "dense.store")
+        peaks = {device: memory(clips, home, device) for device, _ in set(devices.values())}
+        good["peak_rss_gib"] = max(peaks.values()) / 2**30
         if given.copies:
-            good["memory_growth"] = growth(clips, home, given.copies)
+            good["memory_growth"] = memory(clips, home, "cpu", given.copies) / peaks["cpu"]
     median = {name: statistics.median(values) for name, values in seconds.items()}
     figures: dict[str, float] = {f"{n}_frames_per_s": frames / s for n, s in median.items()}
     for name in devices:
@@ -363,7 +328,7 @@ def main() -> int:
         nets = median[f"{name}_limit"]
         figures[f"{name}_reachable_of_limit"] = nets / (nets + median[f"{name}_beside"])
     figures["two_workers_over_one"] = median["one_worker"] / median["ort"]
-    figures |= {**good, "peak_rss_gib": peak / 2**30}
+    figures |= good
     short = judge(figures, FLOORS, CEILINGS)
     told = {
         "benchmark": "extract",
