@@ -70,7 +70,7 @@ TODAY = $(shell date +%F)
 RESULT = $(RESULTS)/$@-$(TODAY).json
 
 bench-extract: setup
-	$(BIN)/python benchmarks/extract.py $(CLIPS) --out $(RESULT)
+	$(BIN)/python benchmarks/extract.py $(CLIPS) --copies 20 --out $(RESULT)
 
 bench-load: setup
 	$(BIN)/python benchmarks/load.py --out $(RESULT)

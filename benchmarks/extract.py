@@ -313,7 +313,8 @@ def main() -> int:
             )
         ours(folder, home / "dense.store", "cpu", every=1)
         good = quality(home / "ort-0.store", home / "dense.store")
-        peaks = {device: memory(clips, home, device) for device, _ in set(devices.values())}
+        kinds = {device for device, _ in devices.values()}
+        peaks = {device: memory(clips, home, device) for device in sorted(kinds)}
         good["peak_rss_gib"] = max(peaks.values()) / 2**30
         if given.copies:
             good["memory_growth"] = memory(clips, home, "cpu", given.copies) / peaks["cpu"]
