@@ -99,7 +99,8 @@ def nth(names: list[str], index: int) -> tuple[str, int]:
 def _tear_file(path: Path, data: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.0{durable.PARTIAL}")
-    partial.write_bytes(bytes(data)[: len(data) // 2])
+    whole = b"".join(map(bytes, data)) if isinstance(data, Iterator) else bytes(data)
+    partial.write_bytes(whole[: len(whole) // 2])
 
 
 def _tear_bytes(path: Path) -> None:
