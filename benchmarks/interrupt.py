@@ -4,7 +4,7 @@ Extracts a folder once in peace, then into a second store with runs that are kil
 processes) after a random time, each followed by the next, and a last one in peace. Both stores must
 verify and have one digest. Ends with one line of JSON; leaves with 1 if they differ.
 
-    python benchmarks/interrupt.py FOLDER [--kills 25] [--seed 0]
+    python benchmarks/interrupt.py FOLDER [--kills 25] [--seed 0] [--most 0.25]
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kills", type=int, default=25)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--most", type=float, default=0.25, help="latest kill, as a share of a whole run"
+    )
     given = parser.parse_args()
     rng = random.Random(given.seed)
     with tempfile.TemporaryDirectory() as scratch:
@@ -49,7 +52,7 @@ def main() -> int:
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
             )
-            time.sleep(rng.uniform(0.3, 0.25 * whole))
+            time.sleep(rng.uniform(0.3, given.most * whole))
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             if (rough / "index.sqlite").exists():
