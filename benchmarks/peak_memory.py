@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 
 import psutil
 
 
 class PeakMemory:
-    """Highest sum of the resident memory of a process, this one by default, and all its children.
+    """Highest sum of the resident memory, in bytes, of a process and all its children.
 
     Sampled ten times a second; pages that processes share count for each of them.
     """
 
-    def __init__(self, root: int | None = None) -> None:
-        self._root = psutil.Process(root or os.getpid())
+    def __init__(self, root: int) -> None:
+        self._root = psutil.Process(root)
         self.bytes = 0
 
     def __enter__(self) -> PeakMemory:

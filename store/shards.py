@@ -143,7 +143,7 @@ class Shards:
     def with_rows(self, number: int, start: int, rows: AnyArray) -> Iterator[Chunk]:
         """Yield the file of a shard with rows from ``start`` on in it, the others as they were.
 
-        In parts, a chunk in memory at a time: a shard of all arrays would be 60 MB.
+        In parts, a chunk in memory at a time: the old file and the new one of all arrays are 55 MB.
         """
         first, stop = number * self.chunks, start + len(rows)
         end = min((first + self.chunks) * self.rows, self.array.shape[0])  # no row counts beyond

@@ -196,8 +196,6 @@ class Detector:
         for level, stride in enumerate(self._strides):
             score = outputs[level].reshape(-1)
             hit = np.flatnonzero(score >= self._threshold)
-            if not len(hit) and level > 0:  # as in most levels of most pictures
-                continue
             centre = _anchors(net_h // stride, net_w // stride, stride, self._anchors)[hit]
             side = outputs[level + levels].reshape(-1, 4)[hit] * stride
             point = outputs[level + 2 * levels].reshape(-1, 5, 2)[hit] * stride

@@ -56,7 +56,7 @@ class Engine:
         """Meet every batch size once: a GPU searches kernels, TensorRT builds engines.
 
         On a CPU, which looks for faces in one picture at a time, the nets take their memory here
-        and not on the way: a worker that does not fit fails before its first clip. The detector's
+        and not on the way, so that a worker shows from its start what it needs. The detector's
         shapes depend on the clips; it meets those of 16:9.
         """
         n = sum(BATCHES if self._clips > 1 else CPU_BATCHES)

@@ -102,8 +102,10 @@ def test_compiling_changes_the_speed_alone(made: Made) -> None:
     assert found[0] == pytest.approx(found[1], rel=1e-4)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
-def test_a_device_that_is_not_there_is_an_error(made: Made, tmp_path: Path) -> None:
+def test_a_device_that_is_not_there_is_an_error(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)  # as it is without a GPU
     config = apply_overrides(FitConfig(), ["train.device=cuda", "train.amp=true"])
     with pytest.raises(ConfigError, match="no CUDA device here") as caught:
         fit(*made, tmp_path / "run", config)
